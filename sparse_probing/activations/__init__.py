@@ -1,0 +1,1 @@
+"""One forward pass to typed batches of activations, and from there to a finished artifact."""

@@ -1,0 +1,176 @@
+"""Specs: frozen descriptions of what to compute, and their digests.
+
+A spec says everything that decides a result and nothing else: paths, devices and worker counts belong to `settings`.
+The digest of a spec is the SHA-256 of its canonical JSON together with its inputs' digests and its algorithm's version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sparse_probing.errors import InputError
+
+# Raised when the same spec would give other bytes than before.
+DATASET_VERSION = 1
+EXTRACTION_VERSION = 1
+PROBING_VERSION = 1
+
+Pooling = Literal["none", "mean", "max", "last"]
+PROFILES_DIR = Path(__file__).parent / "profiles"
+
+
+class Spec(BaseModel):
+    """Base of all specs: frozen, and a field that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(Spec):
+    """Which model, at which revision, run how.
+
+    `id` is a hub id (``EleutherAI/pythia-70m``), a local folder, a GGUF file, or ``package:NAME`` for a GGUF or
+    safetensors model that an installed Python package ships.
+    """
+
+    id: str
+    name: str = Field(default="", description="Short name in tables; the last part of the id if empty.")
+    revision: str = "main"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+
+    @property
+    def short_name(self) -> str:
+        """Name used in tables and folders."""
+        return self.name or self.id.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
+
+
+class CollectionSpec(Spec):
+    """One feature collection: where its text comes from and how it is sampled.
+
+    `options` is validated by the collection's own options model (see `datasets.registry`).
+    """
+
+    collection: str
+    context_length: int = Field(default=512, ge=2, description="Tokens per sequence, special tokens included.")
+    features: tuple[str, ...] | None = Field(default=None, description="A subset of the features; all if absent.")
+    pooling: Pooling | None = Field(default=None, description="How positions become a row; the collection's default.")
+    split_fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    seed: int = 42
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+    @field_validator("split_fractions")
+    @classmethod
+    def _fractions_add_up(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if abs(sum(value) - 1) > 1e-9 or min(value) <= 0:
+            raise ValueError(f"train, validation and test fractions are {value}; expected three positive parts of 1")
+        return value
+
+
+class ExtractionSpec(Spec):
+    """Which activations to keep, and how."""
+
+    hook: str = Field(default="mlp.hook_post", description="Hook point; the customary names are accepted.")
+    layers: tuple[int, ...] | None = Field(default=None, description="Layers to keep; all if absent.")
+    storage_dtype: Literal["uint8", "float16", "float32"] = "uint8"
+    calibration_rows: int = Field(
+        default=8192, ge=1, description="Training rows that the quantisation ranges are taken from, at most."
+    )
+    batch_tokens: int = Field(default=2048, ge=1, description="Tokens per forward pass, padding included.")
+    shard_tokens: int = Field(default=16384, ge=1, description="Tokens per shard: what a crash may cost.")
+
+
+class ProbingSpec(Spec):
+    """Which probes to fit, on which split, with how much uncertainty."""
+
+    methods: tuple[str, ...] = ("heuristic_sparsity_sweep",)
+    k_values: tuple[int, ...] = (1, 2, 4, 8, 16)
+    ranking: Literal["mean_dif", "f_stat", "mi", "lr", "svm", "random"] = "mean_dif"
+    split: Literal["group", "reference"] = "group"
+    n_bootstrap: int = Field(default=200, ge=0)
+    n_permutations: int = Field(default=200, ge=0)
+    shortlist: int = Field(default=10, ge=1, description="Neurons a layer that validation compares and tests report.")
+    optimal_time_limit_seconds: float = Field(default=60.0, gt=0)
+    seed: int = 42
+
+    @field_validator("k_values")
+    @classmethod
+    def _k_positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 1 or len(set(value)) != len(value):
+            raise ValueError(f"k_values are {value}; expected distinct integers of at least 1")
+        return tuple(sorted(value))
+
+
+class StudySpec(Spec):
+    """Models × collections, extracted and probed in one way."""
+
+    name: str
+    description: str = ""
+    models: tuple[ModelSpec, ...]
+    collections: tuple[CollectionSpec, ...]
+    extraction: ExtractionSpec = ExtractionSpec()
+    probing: ProbingSpec = ProbingSpec()
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> StudySpec:
+        if not self.models or not self.collections:
+            raise ValueError("a study needs at least one model and one collection")
+        return self
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal strings."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(spec: Spec, *, inputs: Mapping[str, str] | None = None, version: int = 1) -> str:
+    """SHA-256 (hex) of a spec's canonical JSON with its inputs' digests and the algorithm's version."""
+    payload = {"spec": spec.model_dump(mode="json"), "inputs": dict(inputs or {}), "version": version}
+    return hashlib.sha256(canonical_json(payload).encode()).hexdigest()
+
+
+def short(full_digest: str) -> str:
+    """The first 12 hex digits: what folder names carry."""
+    return full_digest[:12]
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(path.stem for path in PROFILES_DIR.glob("*.toml"))
+
+
+def load_profile(name_or_path: str) -> StudySpec:
+    """Read a study from a named profile or from a TOML file.
+
+    Raises
+    ------
+    InputError
+        If there is no such profile, the file is not TOML, or a field is unknown or out of range.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = PROFILES_DIR / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise InputError(
+            f"Profile {name_or_path!r} not found; known profiles: {', '.join(profile_names())}.",
+            remedy="Name one of them, or a path that ends in .toml.",
+        )
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"Profile {path} is not valid TOML: {error}.", remedy="Mend that line.") from error
+    try:
+        return StudySpec.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the profile"
+        raise InputError(
+            f"Profile {path.name}: {where}: {first['msg']} (found {first.get('input')!r:.80}).",
+            remedy=f"Edit {where}; profiles/demo.toml shows every section.",
+        ) from error

@@ -1,0 +1,50 @@
+"""The exceptions of this project: few, each message with subject, what was found, what was expected and a remedy.
+
+Only exception types live here. Whoever raises one writes the message; the command line prints it on one line.
+"""
+
+from __future__ import annotations
+
+
+class SparseProbingError(Exception):
+    """A failure that a user can act on.
+
+    Parameters
+    ----------
+    message:
+        Subject, what was found and what was expected, in one line.
+    remedy:
+        What to do about it, in one line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message} {remedy}".strip())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.remedy))
+
+
+def _rebuild(cls: type[SparseProbingError], message: str, remedy: str) -> SparseProbingError:
+    return cls(message, remedy=remedy)
+
+
+class InputError(SparseProbingError):
+    """The request cannot be met as written: an unknown name, a broken profile, a missing package. Exit code 2."""
+
+    exit_code = 2
+
+
+class ArtifactError(SparseProbingError):
+    """An artifact on disk is missing, unfinished, or does not match its manifest."""
+
+
+class DataError(SparseProbingError):
+    """Arrays or labels that no probe can be fitted to: one class only, not a number, too few samples."""
+
+
+class CheckFailure(SparseProbingError):
+    """A validation check of severity error failed. Everything was published before this was raised."""

@@ -1,0 +1,1 @@
+"""Tables and pages for people. Reads only from the warehouse."""

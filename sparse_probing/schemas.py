@@ -1,0 +1,257 @@
+"""Every Arrow schema of the project, one name for one quantity in Python, Parquet and SQL.
+
+Schemas only: no reading, no writing. A table in `sql/0xx` has the same columns in the same order.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SPLITS = ("train", "validation", "test")
+
+# The metrics of a classification probe at its decision threshold, and the two that need scores only.
+THRESHOLD_METRICS = (
+    "mcc",
+    "kappa",
+    "fowlkes_mallows",
+    "f1",
+    "f05",
+    "f2",
+    "accuracy",
+    "balanced_accuracy",
+    "precision",
+    "recall",
+)
+SCORE_METRICS = ("roc_auc", "pr_auc", "average_precision")
+CLASSIFICATION_METRICS = THRESHOLD_METRICS + SCORE_METRICS
+REGRESSION_METRICS = (
+    "r2",
+    "explained_variance",
+    "mean_squared_error",
+    "root_mean_squared_error",
+    "mean_absolute_error",
+    "median_absolute_error",
+    "max_error",
+    "pearson",
+    "spearman",
+    "kendall",
+)
+
+# Metrics kept for every single neuron, in each split: at the fitted threshold, and at the best one (chosen on train).
+NEURON_METRICS = ("mcc", "f1", "precision", "recall", "balanced_accuracy", "roc_auc", "average_precision")
+NEURON_BEST_METRICS = ("mcc", "f1")
+
+
+def _field(name: str, kind: pa.DataType, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable)
+
+
+SEQUENCES = pa.schema(
+    [
+        _field("seq_id", pa.int64()),
+        _field("group_id", pa.string()),
+        _field("source", pa.string()),
+        _field("split", pa.string()),
+        _field("tokens", pa.list_(pa.int32())),
+        _field("n_tokens", pa.int32()),
+        # The positions [first, last) that pooling may use: special tokens and what the collection skips are outside.
+        _field("pool_start", pa.int32()),
+        _field("pool_end", pa.int32()),
+    ]
+)
+
+LABELS = pa.schema(
+    [
+        _field("feature", pa.string()),
+        _field("seq_id", pa.int64()),
+        _field("position", pa.int32(), nullable=True),
+        _field("label", pa.int8(), nullable=True),
+        _field("target", pa.float64(), nullable=True),
+    ]
+)
+
+# One row per stored row, the same for every layer: rows.parquet beside the layer folders.
+ROWS = pa.schema(
+    [
+        _field("row_id", pa.int64()),
+        _field("seq_id", pa.int64()),
+        _field("position", pa.int32(), nullable=True),
+        _field("group_id", pa.string()),
+        _field("split", pa.string()),
+    ]
+)
+
+
+def activations(n_neurons: int, item_bytes: int) -> pa.Schema:
+    """Schema of one layer's Parquet files: `activation` holds n_neurons × item_bytes little-endian bytes.
+
+    Fixed-size binary and not a list: decision note 0002 has the measurements.
+    """
+    return pa.schema(
+        [
+            _field("row_id", pa.int64()),
+            _field("seq_id", pa.int64()),
+            _field("position", pa.int32(), nullable=True),
+            _field("activation", pa.binary(n_neurons * item_bytes)),
+        ]
+    )
+
+
+# One row per neuron of a layer: value = offset + scale * level.
+QUANTISATION = pa.schema(
+    [
+        _field("layer", pa.int32()),
+        _field("neuron", pa.int32()),
+        _field("offset", pa.float32()),
+        _field("scale", pa.float32()),
+        _field("clipped_fraction", pa.float32()),
+        _field("max_error", pa.float32()),
+    ]
+)
+
+RUNS = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("study", pa.string()),
+        _field("model", pa.string()),
+        _field("revision", pa.string()),
+        _field("weights_digest", pa.string()),
+        _field("tokenizer_digest", pa.string()),
+        _field("collection", pa.string()),
+        _field("dataset_digest", pa.string()),
+        _field("activations_digest", pa.string()),
+        _field("probing_digest", pa.string()),
+        _field("hook", pa.string()),
+        _field("pooling", pa.string()),
+        _field("layers", pa.list_(pa.int32())),
+        _field("n_neurons", pa.int32()),
+        _field("n_rows", pa.int64()),
+        _field("n_sequences", pa.int64()),
+        _field("n_tokens", pa.int64()),
+        _field("storage_dtype", pa.string()),
+        _field("model_dtype", pa.string()),
+        _field("attention", pa.string()),
+        _field("split_mode", pa.string()),
+        _field("seed", pa.int64()),
+        _field("max_clipped_fraction", pa.float64()),
+        _field("max_quantisation_error", pa.float64(), nullable=True),
+        _field("quantisation_error_bound", pa.float64(), nullable=True),
+        _field("spec", pa.string()),
+        _field("package_versions", pa.string()),
+        _field("created_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+FEATURES = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("feature", pa.string()),
+        _field("task", pa.string()),
+        _field("level", pa.string()),
+        *[
+            _field(f"n_{split}{what}", pa.int64())
+            for split in SPLITS
+            for what in ("", "_positive", "_groups", "_groups_positive")
+        ],
+        _field("n_shared_groups", pa.int64()),
+        _field("prevalence", pa.float64()),
+    ]
+)
+
+# One row per run, feature, layer and neuron.
+NEURON_SCORES = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("feature", pa.string()),
+        _field("layer", pa.int32()),
+        _field("neuron", pa.int32()),
+        _field("coef", pa.float32()),
+        _field("intercept", pa.float32()),
+        _field("converged", pa.bool_()),
+        _field("best_threshold", pa.float32()),
+        _field("best_direction", pa.int8()),
+        _field("mean_difference", pa.float32()),
+        _field("f_statistic", pa.float32()),
+        _field("mutual_information", pa.float32()),
+        *[_field(f"{split}_{metric}", pa.float32()) for split in SPLITS for metric in NEURON_METRICS],
+        *[_field(f"{split}_best_{metric}", pa.float32()) for split in SPLITS for metric in NEURON_BEST_METRICS],
+        # Permutation null of the maximum over the layer's neurons, and Benjamini-Hochberg over the run.
+        _field("p_value", pa.float32()),
+        _field("q_value", pa.float32()),
+        # Rank on train within the layer (1 = best); intervals are there for the shortlist only.
+        _field("layer_rank", pa.int32()),
+        _field("shortlisted", pa.bool_()),
+        _field("validation_mcc_low", pa.float32(), nullable=True),
+        _field("validation_mcc_high", pa.float32(), nullable=True),
+        _field("test_mcc_low", pa.float32(), nullable=True),
+        _field("test_mcc_high", pa.float32(), nullable=True),
+    ]
+)
+
+# One row per fit: a method at one k on one layer (layer null: all layers together, or none needed).
+PROBE_FITS = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("fit_id", pa.string()),
+        _field("feature", pa.string()),
+        _field("layer", pa.int32(), nullable=True),
+        _field("method", pa.string()),
+        # real, or which baseline: prevalence, shuffled_labels, random_rotation, token_identity, dense
+        _field("variant", pa.string()),
+        _field("ranking", pa.string(), nullable=True),
+        _field("k", pa.int32()),
+        _field("n_candidates", pa.int32()),
+        _field("step", pa.int32()),
+        _field("status", pa.string()),
+        _field("converged", pa.bool_()),
+        _field("objective", pa.float64(), nullable=True),
+        _field("bound", pa.float64(), nullable=True),
+        _field("gap", pa.float64(), nullable=True),
+        _field("n_cuts", pa.int32(), nullable=True),
+        _field("fit_seconds", pa.float64()),
+        _field("message", pa.string(), nullable=True),
+        *[
+            _field(f"{split}_{metric}", pa.float64(), nullable=True)
+            for split in SPLITS
+            for metric in CLASSIFICATION_METRICS + REGRESSION_METRICS
+        ],
+        _field("test_mcc_low", pa.float64(), nullable=True),
+        _field("test_mcc_high", pa.float64(), nullable=True),
+    ]
+)
+
+# One row per neuron of a fit's support. `neuron` is null-free; for rotations it numbers a rotated direction.
+PROBE_SUPPORTS = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("fit_id", pa.string()),
+        _field("layer", pa.int32(), nullable=True),
+        _field("neuron", pa.int32()),
+        _field("position_in_support", pa.int32()),
+        _field("coef", pa.float64()),
+    ]
+)
+
+CHECK_RESULTS = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("check_name", pa.string()),
+        _field("suite", pa.string()),
+        _field("severity", pa.string()),
+        _field("n_violations", pa.int64()),
+        _field("passed", pa.bool_()),
+        _field("detail", pa.string(), nullable=True),
+        _field("checked_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "runs": RUNS,
+    "features": FEATURES,
+    "neuron_scores": NEURON_SCORES,
+    "probe_fits": PROBE_FITS,
+    "probe_supports": PROBE_SUPPORTS,
+    "check_results": CHECK_RESULTS,
+}
+# Columns that say when or how long, and so differ between two runs that agree on every result.
+VOLATILE_COLUMNS = frozenset({"created_at", "checked_at", "fit_seconds", "package_versions"})

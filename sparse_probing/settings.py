@@ -1,0 +1,74 @@
+"""Where things lie and what runs them: read from the environment once, in one place.
+
+Nothing here decides a result; what does belongs into a spec in `config`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparse_probing.errors import InputError
+
+DATA_VARIABLE = "SPARSE_PROBING_DATA"
+DEVICE_VARIABLE = "SPARSE_PROBING_DEVICE"
+SNAPSHOT_NAME = "results.duckdb"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Paths and device of one process.
+
+    Attributes
+    ----------
+    data_uri:
+        Root of all artifacts: a local folder or a URI that pyarrow's filesystems open (``s3://…``, ``gs://…``).
+    local_dir:
+        Local folder of what must be local: the working and published DuckDB files, converted models, the report.
+        The data folder itself when that is local.
+    device:
+        ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    data_uri: str
+    local_dir: Path
+    device: str
+
+    @property
+    def snapshot_path(self) -> Path:
+        """The published, read-only database."""
+        return self.local_dir / SNAPSHOT_NAME
+
+    @property
+    def models_dir(self) -> Path:
+        """Where converted models are kept."""
+        return self.local_dir / "models"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Where reports are written."""
+        return self.local_dir / "reports"
+
+
+def load_settings(data: str | os.PathLike[str] | None = None) -> Settings:
+    """Read the settings from the environment; `data` overrides the data folder.
+
+    Raises
+    ------
+    InputError
+        If the device is unknown.
+    """
+    root = str(data or os.environ.get(DATA_VARIABLE) or "data")
+    if "://" in root and not root.startswith("file://"):
+        local = Path(os.environ.get("SPARSE_PROBING_LOCAL", "data")).expanduser().resolve()
+        uri = root.rstrip("/")
+    else:
+        local = Path(root.removeprefix("file://")).expanduser().resolve()
+        uri = str(local)
+    device = os.environ.get(DEVICE_VARIABLE, "auto")
+    if device not in ("auto", "cpu") and not device.startswith("cuda"):
+        raise InputError(
+            f"{DEVICE_VARIABLE} is {device!r}; expected auto, cpu or cuda.", remedy=f"Unset {DEVICE_VARIABLE}."
+        )
+    return Settings(data_uri=uri, local_dir=local, device=device)

@@ -1,0 +1,120 @@
+"""Locations: paths on any filesystem that pyarrow opens, with atomic writes.
+
+A file is either absent or whole: it is written under a temporary name and renamed. Only bytes and names live here.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from sparse_probing.errors import ArtifactError, InputError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on a pyarrow filesystem."""
+
+    filesystem: pafs.FileSystem
+    path: str
+
+    @classmethod
+    def open(cls, uri: str | os.PathLike[str]) -> Location:
+        """Open a local path or a URI (``file``, ``s3``, ``gs``, …).
+
+        Raises
+        ------
+        InputError
+            If pyarrow has no filesystem for the URI.
+        """
+        text = os.fspath(uri)
+        if "://" not in text:
+            return cls(pafs.LocalFileSystem(), str(Path(text).expanduser().resolve()))
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise InputError(
+                f"Cannot open {text!r}: {error}.", remedy="Use a local folder, or an s3:// or gs:// URI."
+            ) from error
+        return cls(filesystem, path.rstrip("/"))
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.filesystem, f"{self.path}/{name}")
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is on the local filesystem."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def exists(self) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound)
+
+    def size_bytes(self) -> int:
+        """Size of the file in bytes."""
+        return int(self.filesystem.get_file_info(self.path).size)
+
+    def children(self) -> Iterator[Location]:
+        """Files and folders directly inside, sorted by name; temporary files are left out."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        for info in sorted(self.filesystem.get_file_info(selector), key=lambda entry: str(entry.path)):
+            child = Location(self.filesystem, info.path)
+            if not child.name.startswith(TEMPORARY_PREFIX):
+                yield child
+
+    def read_bytes(self) -> bytes:
+        """The whole file.
+
+        Raises
+        ------
+        ArtifactError
+            If it is not there.
+        """
+        try:
+            with self.filesystem.open_input_file(self.path) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{self.path} is missing.", remedy="Run the same command again: it rebuilds what is missing."
+            ) from error
+
+    def write_bytes(self, data: bytes | pa.Buffer) -> None:
+        """Write the file atomically: under a temporary name, then renamed over whatever was there."""
+        parent, _, name = self.path.rpartition("/")
+        temporary = f"{parent}/{TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}"
+        self.filesystem.create_dir(parent, recursive=True)
+        try:
+            with self.filesystem.open_output_stream(temporary) as stream:
+                stream.write(data)
+            self.filesystem.move(temporary, self.path)
+        except OSError as error:
+            if self.filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
+                self.filesystem.delete_file(temporary)
+            raise ArtifactError(
+                f"Cannot write {self.path}: {error}.",
+                remedy="Free space or choose another data folder, then run again.",
+            ) from error
+
+    def delete(self) -> None:
+        """Remove the file, or the folder with all it holds; nothing happens if it is not there."""
+        kind = self.filesystem.get_file_info(self.path).type
+        if kind == pafs.FileType.Directory:
+            self.filesystem.delete_dir(self.path)
+        elif kind == pafs.FileType.File:
+            self.filesystem.delete_file(self.path)

@@ -1,0 +1,63 @@
+"""Arrow tables to Parquet files and back: atomic, with an explicit schema and a digest."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sparse_probing.errors import ArtifactError
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.manifests import FileEntry, check_bytes
+
+
+def write_table(
+    location: Location,
+    table: pa.Table,
+    schema: pa.Schema,
+    *,
+    compression: str = "zstd",
+    use_dictionary: bool | list[str] = True,
+    row_group_rows: int = 1 << 17,
+) -> FileEntry:
+    """Write a table atomically and return its entry for the manifest.
+
+    Raises
+    ------
+    ArtifactError
+        If the table does not fit the schema or cannot be written.
+    """
+    if table.schema.names != schema.names:
+        raise ArtifactError(f"{location}: columns are {table.schema.names}; expected {schema.names}.")
+    try:
+        table = table.cast(schema)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise ArtifactError(f"{location}: table does not fit its schema: {error}.") from error
+    for field, column in zip(schema, table.columns, strict=True):
+        if not field.nullable and column.null_count:
+            raise ArtifactError(f"{location}: column {field.name} has {column.null_count} nulls; expected none.")
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression=compression, use_dictionary=use_dictionary, row_group_size=row_group_rows)
+    buffer = sink.getvalue()
+    location.write_bytes(buffer)
+    return FileEntry(sha256=hashlib.sha256(buffer).hexdigest(), size_bytes=buffer.size, n_rows=table.num_rows)
+
+
+def read_table(location: Location, *, columns: list[str] | None = None, entry: FileEntry | None = None) -> pa.Table:
+    """Read a table; with `entry`, its bytes are checked against their digest first.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing, damaged, or not Parquet.
+    """
+    data = location.read_bytes()
+    if entry is not None:
+        check_bytes(location, data, entry)
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(
+            f"{location} is not readable as Parquet: {error}.", remedy="Delete it and run again."
+        ) from error

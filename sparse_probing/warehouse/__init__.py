@@ -1,0 +1,1 @@
+"""The DuckDB side: open, load, publish, typed reads, checks."""

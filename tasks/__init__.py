@@ -1,0 +1,1 @@
+"""Tasks: read, compute, write, hand on a reference."""
