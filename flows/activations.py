@@ -1,0 +1,14 @@
+"""Flow: extract the activations of every dataset, one after the other, since the device is one."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from sparse_probing.config import ExtractionSpec, ModelSpec
+from tasks.activations import extract_activations
+
+
+@flow(name="activations", persist_result=False)
+def extract_all(model: ModelSpec, datasets: list[str], extraction: ExtractionSpec) -> list[str]:
+    """Extract one artifact a dataset; returns their references."""
+    return [extract_activations(model, dataset, extraction) for dataset in datasets]

@@ -1,0 +1,221 @@
+"""The command line: thin, quick to start, one clear line for a mistake. All work is in the flows and the library.
+
+Heavy imports happen inside the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparse_probing import __version__
+from sparse_probing.errors import SparseProbingError
+
+if TYPE_CHECKING:
+    from sparse_probing.settings import Settings
+
+# Set before Prefect, transformers or Great Expectations are imported; what the user has set stays.
+ENVIRONMENT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="sparse-probing",
+        description="Which neurons of a language model respond to a feature, and how sure are we?",
+        epilog="Start with: sparse-probing demo",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--data", metavar="FOLDER", help="data folder or URI (default: $SPARSE_PROBING_DATA or ./data)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    commands.add_parser("demo", help="probe a small real model on real text, from installed packages")
+
+    study = commands.add_parser("study", help="run a study: datasets, activations, probes, published results")
+    study.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
+
+    commands.add_parser("collections", help="list the feature collections and profiles")
+
+    sql = commands.add_parser("sql", help="query the published results, read-only")
+    sql.add_argument("query", help="one SQL statement; '-' reads it from standard input")
+    sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
+    check = commands.add_parser("check", help="run the validation checks again; exit 1 if one of severity error fails")
+    check.add_argument("--all", action="store_true", help="list passed checks too")
+
+    commands.add_parser("report", help="write the HTML report from the published results")
+
+    up = commands.add_parser("up", help="start a Prefect server, pool, limit, worker and deployments on this machine")
+    up.add_argument("--port", type=int, default=4200)
+    commands.add_parser("down", help="stop what 'up' started")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 1 failed, 2 cannot be done as asked)."""
+    options = build_parser().parse_args(arguments)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if options.data:
+        os.environ["SPARSE_PROBING_DATA"] = options.data
+    try:
+        from sparse_probing.settings import load_settings
+
+        return _run(options, load_settings())
+    except SparseProbingError as error:
+        print(f"sparse-probing: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("sparse-probing: interrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        return 130
+
+
+def entry_point() -> None:
+    """Console script."""
+    sys.exit(main())
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    if options.command in ("demo", "study"):
+        return _study("demo" if options.command == "demo" else options.profile, settings)
+    if options.command == "collections":
+        return _collections()
+    if options.command == "sql":
+        return _sql(options, settings)
+    if options.command == "check":
+        return _check(options, settings)
+    if options.command == "report":
+        return _report(settings)
+    from flows import services
+
+    if options.command == "up":
+        return services.up(settings, port=options.port)
+    return services.down(settings)
+
+
+def _study(profile: str, settings: Settings) -> int:
+    from rich.console import Console
+
+    from sparse_probing.config import load_profile
+    from sparse_probing.preflight import preflight
+
+    console = Console()
+    started = time.monotonic()
+    plan = load_profile(profile)
+    preflight(plan, settings)
+    from flows import services
+
+    server = services.running_server(settings)
+    if server:
+        os.environ.setdefault("PREFECT_API_URL", server)
+    where = os.environ.get("PREFECT_API_URL", "an ephemeral server")
+    console.print(
+        f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
+        f"data in {settings.data_uri}; Prefect on {where}."
+    )
+    from flows.study import study
+    from sparse_probing.errors import CheckFailure
+    from tasks.progress import show_bars
+
+    failure: CheckFailure | None = None
+    with show_bars(console):
+        try:
+            study(profile=profile, spec=plan)
+        except CheckFailure as error:
+            failure = error
+    _summary(console, plan.name, settings, time.monotonic() - started)
+    if failure is not None:
+        raise failure
+    return 0
+
+
+def _summary(console: object, study: str, settings: Settings, seconds: float) -> None:
+    from rich.console import Console
+
+    from sparse_probing.reports import tables
+    from sparse_probing.warehouse import connect, reads
+
+    assert isinstance(console, Console)
+    with connect(settings.snapshot_path) as connection:
+        console.print(tables.best_neurons_table(reads.best_neurons(connection, study=study)))
+    console.print(f"Done in {seconds:.0f} s.")
+    console.print(f"  Database  {settings.snapshot_path}", highlight=False, soft_wrap=True)
+    console.print(f"  Report    {settings.reports_dir / 'index.html'}", highlight=False, soft_wrap=True)
+    console.print(f"  Parquet   {settings.data_uri}/{{datasets,activations,results}}", highlight=False, soft_wrap=True)
+    console.print("Next:")
+    for command in (
+        'sparse-probing sql "select feature, layer, neuron, test_mcc from best_neuron_per_feature order by test_mcc desc"',
+        "sparse-probing check --all",
+        "sparse-probing up        # a Prefect server with scheduled deployments, on this machine",
+    ):
+        console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _collections() -> int:
+    from sparse_probing.config import profile_names
+    from sparse_probing.datasets import registry
+
+    for name in registry.collection_names():
+        collection = registry.get_collection(name)
+        print(f"{name:<24} {(collection.__doc__ or '').strip().splitlines()[0]}")
+    print(f"\nProfiles: {', '.join(profile_names())}")
+    print("Next: copy a profile to a .toml file, edit it, and run: sparse-probing study --profile FILE.toml")
+    return 0
+
+
+def _sql(options: argparse.Namespace, settings: Settings) -> int:
+    from sparse_probing.reports import tables
+    from sparse_probing.warehouse import connect, reads
+
+    query = sys.stdin.read() if options.query == "-" else options.query
+    with connect(settings.snapshot_path) as connection:
+        columns, rows = reads.query(connection, query)
+    print(tables.format_rows(columns, rows, format=options.format))
+    return 0
+
+
+def _check(options: argparse.Namespace, settings: Settings) -> int:
+    from sparse_probing.warehouse import checks, connect, reads
+
+    results = checks.check_snapshot(settings.snapshot_path)
+    with connect(settings.snapshot_path) as connection:
+        titles = {run.run_id: f"{run.model} · {run.collection}" for run in reads.runs(connection)}
+    for result in results:
+        if options.all or not result.passed:
+            state = "passed" if result.passed else f"FAILED ({result.severity}, {result.n_violations})"
+            title = titles.get(result.run_id, result.run_id)
+            print(f"{state:<20} {result.check_name:<36} {title}" + (f"  {result.detail}" if result.detail else ""))
+    failed = checks.failed_errors(results)
+    print(
+        f"{len(results)} checks, {sum(not result.passed for result in results)} failed, {len(failed)} of severity error."
+    )
+    print('Next: sparse-probing sql "select * from validation_checks where not passed"')
+    return 1 if failed else 0
+
+
+def _report(settings: Settings) -> int:
+    from sparse_probing.reports import html
+
+    print(f"Report written to {html.write_report(settings.snapshot_path, settings.reports_dir / 'index.html')}")
+    print("Next: open it in a browser; it needs nothing else.")
+    return 0
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -1,0 +1,43 @@
+"""Flow: a whole study, from text to published rankings. The flow that deployments and the command line run."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.activations import extract_all
+from flows.datasets import build_datasets
+from flows.probes import probe_all
+from flows.publishing import publish_results
+from sparse_probing.config import StudySpec, load_profile
+from tasks.preflight import refuse_the_impossible
+
+
+@flow(name="study", flow_run_name="study {profile}", persist_result=False)
+def study(profile: str = "demo", spec: StudySpec | None = None) -> str:
+    """Run a study to its end; what is finished already is not computed again.
+
+    Parameters
+    ----------
+    profile:
+        Name of a profile, or path of a TOML file. Ignored when `spec` is given.
+    spec:
+        The study itself.
+
+    Returns
+    -------
+    str
+        Path of the published snapshot.
+    """
+    plan = spec or load_profile(profile)
+    refuse_the_impossible(plan)
+    snapshot = ""
+    for model in plan.models:
+        datasets = build_datasets(model, plan.collections)
+        activations = extract_all(model, datasets, plan.extraction)
+        run_ids = probe_all(plan, model, datasets, activations)
+        snapshot = publish_results(run_ids, plan.name)
+    return snapshot
+
+
+if __name__ == "__main__":
+    study()

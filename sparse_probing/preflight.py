@@ -1,0 +1,57 @@
+"""What can be known to fail before any work: names, packages, layers, folders. Reads little, writes nothing that stays."""
+
+from __future__ import annotations
+
+import uuid
+
+from sparse_probing.config import StudySpec
+from sparse_probing.errors import InputError
+from sparse_probing.settings import Settings
+
+
+def check_writable(settings: Settings) -> None:
+    """Raise `InputError` unless the data folder can be written to."""
+    folder = settings.local_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".tmp-{uuid.uuid4().hex[:8]}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"Data folder {folder} cannot be written to: {error.strerror}.",
+            remedy="Pass --data FOLDER, or set SPARSE_PROBING_DATA to a folder of yours.",
+        ) from error
+
+
+def preflight(study: StudySpec, settings: Settings) -> None:
+    """Check a study's models, collections, methods and folders.
+
+    Raises
+    ------
+    InputError
+        At the first thing that cannot work, with its remedy.
+    """
+    from sparse_probing import probes
+    from sparse_probing.datasets import build
+    from sparse_probing.models import hooks, loading
+
+    check_writable(settings)
+    for method in study.probing.methods:
+        if method not in probes.METHODS:
+            raise InputError(
+                f"Probe method {method!r} is unknown; known: {', '.join(probes.METHODS)}.",
+                remedy="Edit probing.methods.",
+            )
+    hooks.canonical_name(study.extraction.hook)
+    for model in study.models:
+        loading.preflight(model, models_dir=settings.models_dir)
+        n_layers = loading.peek_n_layers(model, models_dir=settings.models_dir)
+        for layer in study.extraction.layers or ():
+            if n_layers is not None and not 0 <= layer < n_layers:
+                raise InputError(
+                    f"Layer {layer} requested; {model.short_name} has {n_layers} (0–{n_layers - 1}).",
+                    remedy="Edit extraction.layers.",
+                )
+    for collection in study.collections:
+        build.preflight(collection)

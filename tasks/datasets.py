@@ -1,0 +1,51 @@
+"""Tasks that build feature datasets."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from sparse_probing.config import CollectionSpec, ModelSpec
+from sparse_probing.settings import load_settings
+from tasks.policies import POLICY
+from tasks.progress import reporter
+from tasks.references import data_root, located, relative
+
+
+@task(name="resolve-model", task_run_name="resolve {model.id}", **POLICY)
+def resolve_model(model: ModelSpec) -> str:
+    """Fetch or convert a model so that later tasks find it; returns its weights digest."""
+    from sparse_probing.models import loading
+
+    return str(loading.resolve_model(model, models_dir=load_settings().models_dir).weights_digest)
+
+
+@task(name="build-dataset", task_run_name="build {collection.collection}", **POLICY)
+def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
+    """Text to tokens and labels, with the model's tokenizer; returns the dataset's reference."""
+    from sparse_probing.datasets import build
+    from sparse_probing.models import loading
+
+    resolved = loading.resolve_model(model, models_dir=load_settings().models_dir)
+    folder = build.build_dataset(
+        collection,
+        root=data_root(),
+        tokenizer=loading.load_tokenizer(resolved),
+        tokenizer_digest=resolved.tokenizer_digest,
+        progress=reporter(f"Build {collection.collection}"),
+    )
+    return relative(folder)
+
+
+@task(name="check-dataset", task_run_name="check {dataset}", **POLICY)
+def check_dataset(dataset: str) -> str:
+    """Great Expectations over the dataset's frames, before anything expensive is done with it.
+
+    Raises
+    ------
+    CheckFailure
+        If an expectation of severity error fails.
+    """
+    from sparse_probing.warehouse import checks
+
+    checks.require_valid_dataset(located(dataset))
+    return dataset

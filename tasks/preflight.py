@@ -1,0 +1,16 @@
+"""The task that refuses a study before any expensive work."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from sparse_probing.config import StudySpec
+from sparse_probing.preflight import preflight
+from sparse_probing.settings import load_settings
+from tasks.policies import POLICY
+
+
+@task(name="preflight", **POLICY)
+def refuse_the_impossible(study: StudySpec) -> None:
+    """Raise `InputError` if the study cannot run as written."""
+    preflight(study, load_settings())
