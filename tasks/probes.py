@@ -1,0 +1,171 @@
+"""Tasks that probe: one layer at a time, then one run as a whole."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+
+from sparse_probing import config, schemas
+from sparse_probing.config import CollectionSpec, ModelSpec, ProbingSpec
+from sparse_probing.probes import uncertainty
+from sparse_probing.store import results
+from sparse_probing.store.labels import LabelMatrix, read_labels
+from sparse_probing.store.manifests import Manifest, package_versions, read_manifest
+from sparse_probing.store.matrices import read_layer
+from tasks.layers import layer_tables
+from tasks.policies import POLICY
+from tasks.progress import advance
+from tasks.references import RunReference, data_root, located
+
+
+def _run_digest(probing: ProbingSpec, dataset: Manifest, activations: Manifest) -> str:
+    inputs = {"dataset": dataset.digest, "activations": activations.digest}
+    return config.digest(probing, inputs=inputs, version=config.PROBING_VERSION)
+
+
+@task(name="plan-run", **POLICY)
+def plan_run(
+    study: str, model: ModelSpec, collection: CollectionSpec, probing: ProbingSpec, dataset: str, activations: str
+) -> RunReference:
+    """Name the run after what decides its results, and say which layers it has."""
+    manifest = read_manifest(located(activations))
+    run_id = _run_digest(probing, read_manifest(located(dataset)), manifest)[:16]
+    return RunReference(
+        run_id=run_id,
+        study=study,
+        model=model,
+        collection=collection,
+        probing=probing,
+        dataset=dataset,
+        activations=activations,
+        layers=tuple(manifest.facts["layers"]),
+        finished=results.is_finished(data_root(), run_id),
+    )
+
+
+@task(name="probe-layer", task_run_name="probe {run.title} layer {layer}", **POLICY)
+def probe_layer(run: RunReference, layer: int) -> str:
+    """Score every neuron of a layer on every feature, and fit the study's probes; returns the layer's reference."""
+    root = data_root()
+    if not results.is_layer_done(root, run.run_id, layer):
+        labels = read_labels(located(run.dataset), located(run.activations))
+        matrix = read_layer(located(run.activations), layer)
+        results.write_layer(root, run.run_id, layer, layer_tables(run, matrix, labels))
+    advance(f"Probe {run.collection.collection}", len(run.layers))
+    return f"results/_running/{run.run_id}/layer-{layer:02d}"
+
+
+@task(name="finish-run", task_run_name="finish {run.title}", **POLICY)
+def finish_run(run: RunReference) -> str:
+    """Put the layers together, correct for the number of tests, and write the run's fragments; returns its id."""
+    root = data_root()
+    if results.is_finished(root, run.run_id):
+        return run.run_id
+    dataset, activations = located(run.dataset), located(run.activations)
+    dataset_manifest, manifest = read_manifest(dataset), read_manifest(activations)
+    labels = read_labels(dataset, activations)
+    tables = results.read_layers(root, run.run_id, run.layers)
+    tables["neuron_scores"] = with_q_values(tables["neuron_scores"])
+    tables["features"] = [features_table(run.run_id, labels)]
+    tables["runs"] = [runs_table(run, dataset_manifest, manifest)]
+    results.write_run(
+        root,
+        run.run_id,
+        tables,
+        spec=run.probing.model_dump(mode="json"),
+        digest=_run_digest(run.probing, dataset_manifest, manifest),
+    )
+    return run.run_id
+
+
+def with_q_values(layers: list[pa.Table]) -> list[pa.Table]:
+    """Benjamini–Hochberg over the run: one hypothesis a feature and layer, that its best neuron is better than chance.
+
+    A neuron's p-value is already adjusted for the maximum over its layer; its q-value is the smallest one among the
+    hypotheses that are no more significant than it.
+    """
+    best: list[float] = []
+    for table in layers:
+        p = table.column("p_value").to_numpy()
+        codes = table.column("feature").combine_chunks().dictionary_encode().indices.to_numpy()
+        best += [float(p[codes == code].min()) for code in np.unique(codes)]
+    hypotheses = np.sort(np.array(best))
+    q_of = uncertainty.benjamini_hochberg(hypotheses)
+    done = []
+    for table in layers:
+        p = table.column("p_value").to_numpy()
+        at = np.searchsorted(hypotheses, p, side="left")
+        # Beyond the least significant hypothesis no false-discovery rate below one is claimed.
+        q = np.where(at < len(q_of), q_of[np.minimum(at, len(q_of) - 1)], 1.0)
+        column = table.schema.get_field_index("q_value")
+        done.append(table.set_column(column, table.schema.field(column), pa.array(np.maximum(q, p), pa.float32())))
+    return done
+
+
+def features_table(run_id: str, labels: LabelMatrix) -> pa.Table:
+    """One row per feature: how many rows and groups it has, in each split."""
+    rows = []
+    for column, (feature, level) in enumerate(zip(labels.features, labels.levels, strict=True)):
+        y = labels.labels[:, column]
+        row: dict[str, object] = {"run_id": run_id, "feature": feature, "task": "classification", "level": level}
+        groups_in: list[set[int]] = []
+        for code, split in enumerate(schemas.SPLITS):
+            inside = (labels.split == code) & (y != 0)
+            positive = inside & (y > 0)
+            groups_in.append(set(labels.groups[inside].tolist()))
+            row[f"n_{split}"] = int(inside.sum())
+            row[f"n_{split}_positive"] = int(positive.sum())
+            row[f"n_{split}_groups"] = len(groups_in[-1])
+            row[f"n_{split}_groups_positive"] = len(np.unique(labels.groups[positive]))
+        row["n_shared_groups"] = sum(map(len, groups_in)) - len(set().union(*groups_in))
+        row["prevalence"] = float((y > 0).sum() / max(1, (y != 0).sum()))
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=schemas.FEATURES)
+
+
+def runs_table(run: RunReference, dataset: Manifest, activations: Manifest) -> pa.Table:
+    """The run's one row of provenance."""
+    facts = activations.facts
+    row = {
+        "run_id": run.run_id,
+        "study": run.study,
+        "model": run.model.short_name,
+        "revision": facts["revision"],
+        "weights_digest": facts["weights_digest"],
+        "tokenizer_digest": facts["tokenizer_digest"],
+        "collection": run.collection.collection,
+        "dataset_digest": dataset.digest,
+        "activations_digest": activations.digest,
+        "probing_digest": config.digest(run.probing, version=config.PROBING_VERSION),
+        "hook": facts["hook"],
+        "pooling": facts["pooling"],
+        "layers": list(facts["layers"]),
+        "n_neurons": facts["n_neurons"],
+        "n_rows": facts["n_rows"],
+        "n_sequences": facts["n_sequences"],
+        "n_tokens": facts["n_tokens"],
+        "storage_dtype": facts["storage_dtype"],
+        "model_dtype": facts["model_dtype"],
+        "attention": facts["attention"],
+        "split_mode": run.probing.split,
+        "seed": run.probing.seed,
+        "max_clipped_fraction": facts["max_clipped_fraction"],
+        "max_quantisation_error": facts["max_quantisation_error"],
+        "quantisation_error_bound": facts["quantisation_error_bound"],
+        "spec": json.dumps(
+            {
+                "model": run.model.model_dump(mode="json"),
+                "collection": run.collection.model_dump(mode="json"),
+                "probing": run.probing.model_dump(mode="json"),
+                "extraction": dict(activations.spec),
+            },
+            sort_keys=True,
+        ),
+        "package_versions": json.dumps(package_versions(), sort_keys=True),
+        "created_at": datetime.now(UTC),
+    }
+    return pa.Table.from_pylist([row], schema=schemas.RUNS)

