@@ -1,0 +1,353 @@
+"""The base of all feature collections: from documents to tokenised sequences with splits and labels.
+
+The base owns what must be right everywhere: options, splits by group, near-duplicates, tokenisation, balance, the order
+of rows. A collection says where its text comes from, what its features are and which label a position or sequence has.
+No file is written here; see `build`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sparse_probing.config import CollectionSpec, Pooling
+from sparse_probing.datasets.sampling import NearDuplicates, assign_splits, order_key, split_quotas
+from sparse_probing.datasets.sources import Document, Source, windows
+from sparse_probing.datasets.tokens import SpecialTokens, Tokenizer, TokenSequence, encode, special_tokens
+from sparse_probing.errors import DataError, InputError
+from sparse_probing.schemas import SPLITS
+
+Progress = Callable[[int, int], None]
+CHARS_PER_TOKEN = 8
+BATCH = 256
+# More texts than wanted are tokenised, because some turn out too short.
+SURPLUS = 1.25
+
+
+class Options(BaseModel):
+    """Base of a collection's options: frozen, and an option that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequences_per_class: int = Field(default=300, ge=len(SPLITS), description="Sequences of each class, all splits.")
+    windows_per_document: int = Field(default=1, ge=1, description="Pieces taken of a document longer than a context.")
+    documents_per_class: int = Field(
+        default=20_000, ge=len(SPLITS), description="Documents of a class that are considered, chosen by the seed."
+    )
+    min_tokens: int = Field(default=8, ge=1, description="Sequences with fewer tokens of text are left out.")
+    skip_tokens: int = Field(default=0, ge=0, description="Tokens at the start of the text that nothing may use.")
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature's name and whether it is a class or a number."""
+
+    name: str
+    task: Literal["classification", "regression"] = "classification"
+
+
+@dataclass(frozen=True)
+class Plan(Generic[OptionsT]):
+    """A spec with everything that it leaves open filled in.
+
+    Attributes
+    ----------
+    spec:
+        The spec as it decides the digest: options and features written out, pooling resolved.
+    options:
+        The validated options.
+    features:
+        The features to label, in the collection's order.
+    pooling:
+        How positions become a row.
+    """
+
+    spec: CollectionSpec
+    options: OptionsT
+    features: tuple[Feature, ...]
+    pooling: Pooling
+
+    @property
+    def level(self) -> Literal["token", "sequence"]:
+        """Whether a label belongs to a position or to a whole sequence."""
+        return "token" if self.pooling == "none" else "sequence"
+
+
+@dataclass(frozen=True)
+class Sequenced:
+    """A document's tokens, its split, and the positions that pooling and labels may use."""
+
+    document: Document
+    split: str
+    tokens: TokenSequence
+    pool_start: int
+    pool_end: int
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One feature's labels.
+
+    Attributes
+    ----------
+    feature:
+        Its name.
+    sequence:
+        (n) int64, index into the sequences.
+    position:
+        (n) int64, or None for whole sequences.
+    values:
+        (n): int8 of +1 and -1 for a class, float64 for a number.
+    """
+
+    feature: str
+    sequence: NDArray[np.int64]
+    position: NDArray[np.int64] | None
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that a finished dataset holds, in memory."""
+
+    sequences: tuple[Sequenced, ...]
+    labels: tuple[Labels, ...]
+    special: SpecialTokens
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Collection(ABC, Generic[OptionsT]):
+    """A feature collection. Subclasses set the class variables and write `features`, `sources` and `label`."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    options_model: ClassVar[type[Options]]
+    default_pooling: ClassVar[Pooling]
+    poolings: ClassVar[tuple[Pooling, ...]]
+    group_unit: ClassVar[str] = "documents"
+    # Raised when this collection's own code would give other rows for the same spec.
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def features(self, options: OptionsT) -> tuple[Feature, ...]:
+        """All features that these options offer, in order."""
+
+    @abstractmethod
+    def sources(self, options: OptionsT) -> tuple[Source, ...]:
+        """Where the text comes from. A document's label is its class for splits and balance."""
+
+    @abstractmethod
+    def label(self, plan: Plan[OptionsT], sequences: Sequence[Sequenced], tokenizer: Tokenizer) -> Iterable[Labels]:
+        """Labels of each planned feature, in the plan's order."""
+
+    def resolve(self, spec: CollectionSpec) -> Plan[OptionsT]:
+        """Validate a spec and fill in what it leaves open.
+
+        Raises
+        ------
+        InputError
+            If an option, a feature or the pooling is unknown to this collection.
+        """
+        try:
+            options: Any = self.options_model.model_validate(dict(spec.options))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "options"
+            known = ", ".join(self.options_model.model_fields)
+            raise InputError(
+                f"Collection {self.name}: options.{where}: {first['msg']} (found {first.get('input')!r:.80}).",
+                remedy=f"Known options: {known}.",
+            ) from error
+        offered = self.features(options)
+        names = [feature.name for feature in offered]
+        wanted = names if spec.features is None else list(spec.features)
+        for name in wanted:
+            if name not in names:
+                raise InputError(
+                    f"Collection {self.name} has no feature {name!r}; it offers {', '.join(names)}.",
+                    remedy="Edit features of that collection.",
+                )
+        if not wanted:
+            raise InputError(
+                f"Collection {self.name}: features is empty; it offers {', '.join(names)}.",
+                remedy="Name some, or leave features out for all.",
+            )
+        pooling = spec.pooling or self.default_pooling
+        if pooling not in self.poolings:
+            raise InputError(
+                f"Collection {self.name} with pooling {pooling!r}; its labels allow {', '.join(self.poolings)}.",
+                remedy="Edit pooling of that collection, or leave it out.",
+            )
+        features = tuple(feature for feature in offered if feature.name in wanted)
+        written_out = spec.model_copy(
+            update={
+                "options": options.model_dump(mode="json"),
+                "features": tuple(feature.name for feature in features),
+                "pooling": pooling,
+            }
+        )
+        return Plan(written_out, options, features, pooling)
+
+    def preflight(self, plan: Plan[OptionsT]) -> None:
+        """Raise `InputError` if some text cannot be read. Reads no text."""
+        for source in self.sources(plan.options):
+            source.check()
+
+    def fingerprints(self, plan: Plan[OptionsT]) -> dict[str, str]:
+        """Versions and digests of everything that the text comes from."""
+        found: dict[str, str] = {}
+        for source in self.sources(plan.options):
+            found.update(source.fingerprints())
+        return dict(sorted(found.items()))
+
+    def build(self, plan: Plan[OptionsT], tokenizer: Tokenizer, progress: Progress | None = None) -> Dataset:
+        """Read, split, tokenise, label.
+
+        Raises
+        ------
+        DataError
+            If some class has too few groups, sequences or labels in a split.
+        """
+        documents = self._read(plan)
+        splits = self._split(plan, documents)
+        special = special_tokens(tokenizer)
+        sequences = self._sequence(plan, documents, splits, tokenizer, special, progress)
+        labels = tuple(self.label(plan, sequences, tokenizer))
+        return Dataset(*_drop_unlabelled(sequences, labels), special)
+
+    def _read(self, plan: Plan[OptionsT]) -> dict[str, list[Document]]:
+        """Documents by class, each class in hash order."""
+        options, seed = plan.options, plan.spec.seed
+        heaps: dict[str, list[tuple[int, int, Document]]] = {}
+        serial = 0
+        for source in self.sources(options):
+            for document in source.documents(seed):
+                serial += 1
+                heap = heaps.setdefault(document.label, [])
+                key = order_key(seed, "document", document.label, document.group_id, document.text)
+                if len(heap) < options.documents_per_class:
+                    heapq.heappush(heap, (-key, serial, document))
+                elif -key > heap[0][0]:
+                    heapq.heapreplace(heap, (-key, serial, document))
+        if not heaps:
+            raise DataError(
+                f"Collection {self.name}: no text was found.", remedy="Check the labels and paths in its options."
+            )
+        return {
+            label: [document for _, _, document in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
+            for label, heap in sorted(heaps.items())
+        }
+
+    def _split(self, plan: Plan[OptionsT], documents: Mapping[str, list[Document]]) -> dict[str, str]:
+        groups: dict[str, set[str]] = {}
+        for label, found in documents.items():
+            for document in found:
+                groups.setdefault(document.group_id, set()).add(label)
+        return assign_splits(groups, plan.spec.split_fractions, seed=plan.spec.seed, unit=self.group_unit)
+
+    def _choose(
+        self, plan: Plan[OptionsT], documents: Mapping[str, list[Document]], splits: Mapping[str, str]
+    ) -> list[list[Document]]:
+        """One list a class and split: candidates in order of preference, a group at a time in turn, none repeated."""
+        spec, options = plan.spec, plan.options
+        max_chars = spec.context_length * CHARS_PER_TOKEN
+        quotas = split_quotas(options.sequences_per_class, spec.split_fractions)
+        seen = NearDuplicates()
+        buckets = []
+        for label, found in documents.items():
+            for split, quota in zip(SPLITS, quotas, strict=True):
+                wanted = int(quota * SURPLUS) + 2
+                mine = [document for document in found if splits[document.group_id] == split]
+                bucket: list[Document] = []
+                for document in _in_turn(mine):
+                    for piece in windows(
+                        document, max_chars=max_chars, max_windows=options.windows_per_document, seed=spec.seed
+                    ):
+                        if len(bucket) < wanted and seen.add(piece.text):
+                            bucket.append(piece)
+                    if len(bucket) == wanted:
+                        break
+                if not bucket:
+                    raise self._too_few(label, split, len(mine))
+                buckets.append(bucket)
+        return buckets
+
+    def _sequence(
+        self,
+        plan: Plan[OptionsT],
+        documents: Mapping[str, list[Document]],
+        splits: Mapping[str, str],
+        tokenizer: Tokenizer,
+        special: SpecialTokens,
+        progress: Progress | None,
+    ) -> list[Sequenced]:
+        buckets = self._choose(plan, documents, splits)
+        quotas = split_quotas(plan.options.sequences_per_class, plan.spec.split_fractions)
+        total = sum(len(bucket) for bucket in buckets)
+        done = 0
+        kept: list[Sequenced] = []
+        for number, bucket in enumerate(buckets):
+            split, quota = SPLITS[number % len(SPLITS)], quotas[number % len(SPLITS)]
+            before = len(kept)
+            for start in range(0, len(bucket), BATCH):
+                batch = bucket[start : start + BATCH]
+                encoded = encode(
+                    tokenizer, [item.text for item in batch], context_length=plan.spec.context_length, special=special
+                )
+                for document, tokens in zip(batch, encoded, strict=True):
+                    sequenced = tokens and self._usable(plan.options, document, split, tokens)
+                    if sequenced and len(kept) - before < quota:
+                        kept.append(sequenced)
+                done += len(batch)
+                if progress is not None:
+                    progress(done, total)
+            if len(kept) == before:
+                raise self._too_few(bucket[0].label, split, len(bucket))
+        kept.sort(key=lambda item: order_key(plan.spec.seed, "sequence", item.document.label, item.document.text))
+        return kept
+
+    def _usable(self, options: OptionsT, document: Document, split: str, tokens: TokenSequence) -> Sequenced | None:
+        length = tokens.text_end - tokens.text_start
+        if length < max(options.min_tokens, options.skip_tokens + 1):
+            return None
+        return Sequenced(document, split, tokens, tokens.text_start + options.skip_tokens, tokens.text_end)
+
+    def _too_few(self, label: str, split: str, n_found: int) -> DataError:
+        return DataError(
+            f"Collection {self.name}: class {label!r} has no usable text in {split} ({n_found} found, but too short, "
+            "repeated elsewhere, or holding special tokens).",
+            remedy="Add text of that class, lower options.min_tokens, or use another seed.",
+        )
+
+
+def _in_turn(documents: Sequence[Document]) -> list[Document]:
+    """Documents so that groups take turns; the order within a group, and of groups by their first, is kept."""
+    turns: dict[str, int] = {}
+    keyed = []
+    for number, document in enumerate(documents):
+        turn = turns.get(document.group_id, 0)
+        turns[document.group_id] = turn + 1
+        keyed.append((turn, number, document))
+    return [document for _, _, document in sorted(keyed, key=lambda entry: entry[:2])]
+
+
+def _drop_unlabelled(
+    sequences: Sequence[Sequenced], labels: Sequence[Labels]
+) -> tuple[tuple[Sequenced, ...], tuple[Labels, ...]]:
+    used = np.unique(np.concatenate([part.sequence for part in labels]))
+    if len(used) == len(sequences):
+        return tuple(sequences), tuple(labels)
+    renumbered = tuple(
+        Labels(part.feature, np.searchsorted(used, part.sequence), part.position, part.values) for part in labels
+    )
+    return tuple(sequences[int(index)] for index in used), renumbered

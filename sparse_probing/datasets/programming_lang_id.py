@@ -1,0 +1,105 @@
+"""programming_lang_id: which programming language a piece of source code is written in, one against the others.
+
+Split by project: a project's style, names and licence would give its files away on the other side of a split. Without a
+`path`, the code comes from installed packages; every language has at least three projects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field, field_validator
+
+from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions
+from sparse_probing.datasets.source_code import Project, ProjectFiles
+from sparse_probing.datasets.sources import Source
+
+CPP = (".h", ".hpp", ".cpp", ".cc", ".cuh")
+CYTHON = (".pyx", ".pxd", ".pxi")
+PROJECTS = (
+    Project("networkx", "python", "networkx", "networkx", (".py",)),
+    Project("sympy", "python", "sympy", "sympy/solvers", (".py",)),
+    Project("jinja2", "python", "jinja2", "jinja2", (".py",)),
+    Project("rich", "python", "rich", "rich", (".py",)),
+    Project("requests", "python", "requests", "requests", (".py",)),
+    Project("pytorch", "cpp", "torch", "torch/include/c10", CPP),
+    Project("pybind11", "cpp", "torch", "torch/include/pybind11", CPP),
+    Project("fmt", "cpp", "torch", "torch/include/fmt", CPP),
+    Project("tensorpipe", "cpp", "torch", "torch/include/tensorpipe", CPP),
+    Project("arrow", "cpp", "pyarrow", "pyarrow/include/arrow", CPP),
+    Project("greenlet", "cpp", "greenlet", "greenlet", (".cpp", ".hpp")),
+    Project("d3", "javascript", "XStatic-D3", "xstatic/pkg/d3/data", (".js",)),
+    Project("angular", "javascript", "XStatic-Angular", "xstatic/pkg/angular/data", (".js",)),
+    Project("rickshaw", "javascript", "XStatic-Rickshaw", "xstatic/pkg/rickshaw/data", (".js",)),
+    Project("tablesorter", "javascript", "XStatic-JQuery.TableSorter", "xstatic/pkg/jquery_tablesorter/data", (".js",)),
+    Project("smart_table", "javascript", "XStatic-smart-table", "xstatic/pkg/angular_smart_table/data", (".js",)),
+    Project("scikit_learn", "cython", "scikit-learn", "sklearn", CYTHON),
+    Project("arrow", "cython", "pyarrow", "pyarrow", CYTHON),
+    Project("asyncpg", "cython", "asyncpg", "asyncpg", CYTHON),
+    Project("scipy", "cython", "scipy", "scipy", CYTHON),
+    Project("sqlalchemy", "cython", "sqlalchemy", "sqlalchemy", CYTHON),
+    Project("django_rest_framework", "html", "djangorestframework", "rest_framework", (".html",)),
+    Project("django_debug_toolbar", "html", "django-debug-toolbar", "debug_toolbar", (".html",)),
+    Project("django_allauth", "html", "django-allauth", "allauth", (".html",)),
+    Project("django_oauth_toolkit", "html", "django-oauth-toolkit", "oauth2_provider", (".html",)),
+)
+LANGUAGES = tuple(dict.fromkeys(project.language for project in PROJECTS))
+# What the reference's own corpus labels, for texts of the user's: label as found to feature.
+REFERENCE_LABELS = {
+    "C++": "cpp",
+    "C": "c",
+    "Go": "go",
+    "HTML": "html",
+    "Java": "java",
+    "JavaScript": "javascript",
+    "PHP": "php",
+    "Python": "python",
+    "XML": "xml",
+}
+
+
+class ProgrammingLanguageOptions(DocumentClassOptions):
+    """Options of programming_lang_id."""
+
+    languages: tuple[str, ...] = Field(
+        default=(), description="Features; all that installed packages offer, or with `path` the reference's, if empty."
+    )
+    sequences_per_class: int = Field(default=600, ge=3, description="Sequences of each language, all splits.")
+    windows_per_document: int = Field(default=20, ge=1, description="Pieces taken of a file longer than a context.")
+    files_per_project: int = Field(default=60, ge=1, description="Files of a project that are considered.")
+    skip_tokens: int = Field(default=0, ge=0, description="Tokens at the start of the text that nothing may use.")
+    positions_per_sequence: int = Field(default=5, ge=1, description="Labelled positions with pooling none.")
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = dict.fromkeys([*LANGUAGES, *REFERENCE_LABELS.values()])
+        unknown = [name for name in value if name not in known]
+        if unknown or len(set(value)) != len(value) or len(value) == 1:
+            raise ValueError(
+                f"expected at least two distinct languages out of {', '.join(known)}; unknown: {', '.join(unknown)}"
+            )
+        return value
+
+
+class ProgrammingLanguage(DocumentClassCollection[ProgrammingLanguageOptions]):
+    """The programming language of a piece of code."""
+
+    name = "programming_lang_id"
+    summary = "Programming language of source code, one against the rest, split by project"
+    options_model = ProgrammingLanguageOptions
+    group_unit = "projects"
+
+    def classes(self, options: ProgrammingLanguageOptions) -> Mapping[str, str]:
+        """See `DocumentClassCollection.classes`."""
+        if options.path is None:
+            return {name: name for name in options.languages or LANGUAGES}
+        wanted = options.languages or tuple(REFERENCE_LABELS.values())
+        found = {label: name for label, name in REFERENCE_LABELS.items() if name in wanted}
+        return {**found, **{name: name for name in wanted if name not in found.values()}}
+
+    def own_sources(self, options: ProgrammingLanguageOptions) -> tuple[Source, ...]:
+        """See `DocumentClassCollection.own_sources`."""
+        wanted = options.languages or LANGUAGES
+        projects = tuple(project for project in PROJECTS if project.language in wanted)
+        return (ProjectFiles(projects, files_per_project=options.files_per_project),)

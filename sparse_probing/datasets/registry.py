@@ -1,0 +1,41 @@
+"""The feature collections by name. A new collection is a module and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparse_probing.datasets.collection import Collection
+from sparse_probing.datasets.natural_lang_id import NaturalLanguage
+from sparse_probing.datasets.programming_lang_id import ProgrammingLanguage
+from sparse_probing.datasets.text_features import TextFeatures
+from sparse_probing.errors import InputError
+
+COLLECTIONS: dict[str, Collection[Any]] = {
+    collection.name: collection
+    for collection in (
+        NaturalLanguage(),
+        ProgrammingLanguage(),
+        TextFeatures(),
+    )
+}
+
+
+def collection_names() -> list[str]:
+    """Names of all collections, sorted."""
+    return sorted(COLLECTIONS)
+
+
+def get_collection(name: str) -> Collection[Any]:
+    """The collection of that name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if name not in COLLECTIONS:
+        raise InputError(
+            f"Collection {name!r} is unknown; known collections: {', '.join(collection_names())}.",
+            remedy="Edit collection in the profile's collections section.",
+        )
+    return COLLECTIONS[name]
