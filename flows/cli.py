@@ -173,7 +173,7 @@ def _collections() -> int:
 
     for name in registry.collection_names():
         collection = registry.get_collection(name)
-        print(f"{name:<24} {(collection.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{name:<24} {collection.summary}")
     print(f"\nProfiles: {', '.join(profile_names())}")
     print("Next: copy a profile to a .toml file, edit it, and run: sparse-probing study --profile FILE.toml")
     return 0

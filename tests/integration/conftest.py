@@ -28,11 +28,11 @@ n_permutations = 50
 [[collections]]
 collection = "natural_lang_id"
 context_length = 48
-options = {{ documents_per_language = 24 }}
+options = {{ sequences_per_class = 24 }}
 [[collections]]
 collection = "text_features"
 context_length = 64
-options = {{ max_rows = 900 }}
+options = {{ sequences_per_class = 30, max_rows = 900 }}
 """
 
 
