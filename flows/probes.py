@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
-from tasks.probes import finish_run, plan_run, probe_layer
 
 from sparse_probing.config import ModelSpec, StudySpec
+from tasks.probes import finish_run, plan_run, probe_layer
 from tasks.references import RunReference
 
 

@@ -85,9 +85,9 @@ def test_kill_at_any_moment_then_the_same_tables(
         )
         # Let it come as far as writing something, then strike at a random moment of the work.
         deadline = time.monotonic() + 120
-        known = {path for path in data.rglob("*.parquet")} if data.exists() else set()
+        known = set(data.rglob("*.parquet")) if data.exists() else set()
         while child.poll() is None and time.monotonic() < deadline:
-            if data.exists() and {path for path in data.rglob("*.parquet")} - known:
+            if data.exists() and set(data.rglob("*.parquet")) - known:
                 break
             time.sleep(0.02)
         time.sleep(moments.uniform(0.0, 1.0))
