@@ -1,0 +1,265 @@
+"""How often each level of each neuron occurs in each class and split: the sufficient statistic of one-neuron probes.
+
+Stored activations have at most 256 levels a neuron. `count_levels` makes one pass over them for all features together;
+`LevelCounts` add up across shards, machines and time, to the last bit. Fitting and metrics live in `single`.
+
+The pass is a sparse product: row i of the codes has one entry per neuron, at (neuron, level), and the product of that
+one-hot matrix with the label columns is the table of counts. SciPy runs it at about a nanosecond per entry and column,
+without the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from sparse_probing.errors import DataError
+from sparse_probing.schemas import SPLITS
+
+N_LEVELS = 256
+# Rows whose float32 counts stay exact, with room to spare; longer inputs are counted in blocks.
+_BLOCK_ROWS = 1 << 16
+_CHUNK_ENTRIES = 1 << 21
+
+Codes = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LevelCounts:
+    """Class-by-level counts of one feature.
+
+    Attributes
+    ----------
+    counts:
+        (3, 2, n_neurons, 256) int64: split, class (0 negative, 1 positive), neuron, level.
+    offset, scale:
+        (n_neurons,) float32; activation = offset + scale * level.
+    """
+
+    counts: NDArray[np.int64]
+    offset: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+    def __add__(self, other: LevelCounts) -> LevelCounts:
+        """Counts of both parts together.
+
+        Raises
+        ------
+        DataError
+            If the parts differ in neurons or in quantisation: their levels would mean different activations.
+        """
+        same = self.counts.shape == other.counts.shape
+        if not (same and np.array_equal(self.offset, other.offset) and np.array_equal(self.scale, other.scale)):
+            raise DataError(
+                f"Level counts of {self.counts.shape[2]} and {other.counts.shape[2]} neurons, or with different "
+                "quantisation, were added.",
+                remedy="Quantise all shards with the same offset and scale.",
+            )
+        return LevelCounts(self.counts + other.counts, self.offset, self.scale)
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons counted."""
+        return int(self.counts.shape[2])
+
+    def class_sizes(self) -> NDArray[np.int64]:
+        """(3, 2) labelled samples by split and class."""
+        return np.asarray(self.counts[:, :, 0, :].sum(axis=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelColumns:
+    """The distinct 0/1 columns behind several features' labels, by split.
+
+    Positives and labelled rows of all features are columns; equal ones (a one-against-rest collection is labelled
+    throughout) are kept once. `positive[f]` and `labelled[f]` are the columns of feature f.
+    """
+
+    rows: tuple[NDArray[np.intp], ...]
+    columns: tuple[NDArray[np.float32], ...]
+    positive: tuple[int, ...]
+    labelled: tuple[int, ...]
+
+
+def label_columns(labels: NDArray[np.int8], split: NDArray[np.int8]) -> LabelColumns:
+    """Distinct label columns of (n_samples, n_features) labels, for each of the three splits."""
+    distinct: dict[bytes, int] = {}
+    kept: list[NDArray[np.bool_]] = []
+
+    def place(column: NDArray[np.bool_]) -> int:
+        key = np.packbits(column).tobytes()
+        if key not in distinct:
+            distinct[key] = len(kept)
+            kept.append(column)
+        return distinct[key]
+
+    labelled = tuple(place(labels[:, feature] != 0) for feature in range(labels.shape[1]))
+    positive = tuple(place(labels[:, feature] > 0) for feature in range(labels.shape[1]))
+    table = np.stack(kept, axis=1)
+    needed = table.any(axis=1)
+    rows = tuple(np.flatnonzero((split == code) & needed) for code in range(len(SPLITS)))
+    columns = tuple(np.ascontiguousarray(table[index].astype(np.float32)) for index in rows)
+    return LabelColumns(rows, columns, positive, labelled)
+
+
+def iterate_tables(codes: Codes, columns: LabelColumns, chunk: int) -> Iterator[tuple[slice, list[NDArray[Any]]]]:
+    """Count, a chunk of neurons at a time: yields (neurons, one (n_chunk, 256, n_columns) table per split).
+
+    Tables are float32 with exact integers (float64 past 2**24 rows of a split).
+    """
+    n_neurons = codes.shape[1]
+    for start in range(0, n_neurons, chunk):
+        neurons = slice(start, min(start + chunk, n_neurons))
+        yield (
+            neurons,
+            [_count(codes, neurons, rows, labels) for rows, labels in zip(columns.rows, columns.columns, strict=True)],
+        )
+
+
+def _count(codes: Codes, neurons: slice, rows: NDArray[np.intp], labels: NDArray[np.float32]) -> NDArray[Any]:
+    width = neurons.stop - neurons.start
+    n_cells, n_columns = width * N_LEVELS, labels.shape[1]
+    base = np.arange(width, dtype=np.int32) * N_LEVELS
+    block = max(1, min(_BLOCK_ROWS, _CHUNK_ENTRIES // width))
+    total: NDArray[Any] = np.zeros((n_cells, n_columns), np.float32 if len(rows) < 1 << 24 else np.float64)
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        entries = np.add(codes[part, neurons], base, dtype=np.int32).ravel()
+        ends = np.arange(len(part) + 1, dtype=np.int32) * np.int32(width)
+        ones = np.ones(len(entries), np.float32)
+        one_hot = scipy.sparse.csc_array((ones, entries, ends), shape=(n_cells, len(part)))
+        counted = one_hot @ labels[start : start + block]
+        total = counted if start == 0 and total.dtype == np.float32 else total + counted
+    return total.reshape(width, N_LEVELS, n_columns)
+
+
+def count_levels(
+    codes: ArrayLike,
+    labels: ArrayLike,
+    split: ArrayLike,
+    *,
+    offset: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+) -> list[LevelCounts]:
+    """Class-by-level counts of every feature of one shard, in one pass over its codes.
+
+    Parameters
+    ----------
+    codes:
+        (n_samples, n_neurons) uint8.
+    labels:
+        (n_samples, n_features) or (n_samples,) of +1, -1 and 0 (not labelled).
+    split:
+        (n_samples,) 0 train, 1 validation, 2 test.
+    offset, scale:
+        (n_neurons,); 0 and 1 if absent.
+
+    Raises
+    ------
+    DataError
+        If codes are not uint8, or shapes or label values do not fit.
+    """
+    table = np.asarray(codes)
+    if table.ndim != 2 or table.dtype != np.uint8:
+        raise DataError(
+            f"Codes of type {table.dtype} and shape {table.shape}; expected (n_samples, n_neurons) uint8.",
+            remedy="Quantise first: counts.quantise.",
+        )
+    signs, codes_of_split = check_labels(labels, split, table.shape[0])
+    low, step = check_quantisation(offset, scale, table.shape[1])
+    columns = label_columns(signs, codes_of_split)
+    n_features, n_neurons = signs.shape[1], table.shape[1]
+    out = np.zeros((n_features, len(SPLITS), 2, n_neurons, N_LEVELS), np.int64)
+    for neurons, tables in iterate_tables(table, columns, 64):
+        for code, counted in enumerate(tables):
+            for feature in range(n_features):
+                positive = counted[..., columns.positive[feature]]
+                out[feature, code, 1, neurons] = positive
+                out[feature, code, 0, neurons] = counted[..., columns.labelled[feature]] - positive
+    return [LevelCounts(out[feature], low, step) for feature in range(n_features)]
+
+
+def quantise(
+    values: ArrayLike, training: ArrayLike | None = None
+) -> tuple[Codes, NDArray[np.float32], NDArray[np.float32]]:
+    """Float activations to 256 uniform levels per neuron, ranges from the training rows alone.
+
+    Values outside the training range go to its nearest end. An integer-valued neuron of range ≤ 255 is kept exactly.
+
+    Parameters
+    ----------
+    values:
+        (n_samples, n_neurons) finite floats.
+    training:
+        (n_samples,) bool; all rows if absent.
+
+    Returns
+    -------
+    codes (n_samples, n_neurons) uint8, offset (n_neurons,) float32, scale (n_neurons,) float32 (1 for constant neurons).
+
+    Raises
+    ------
+    DataError
+        If a value is not finite.
+    """
+    table = np.asarray(values)
+    rows = slice(None) if training is None else np.asarray(training, bool)
+    codes = np.empty(table.shape, np.uint8)
+    offset, scale = np.zeros(table.shape[1], np.float32), np.ones(table.shape[1], np.float32)
+    chunk = max(1, _CHUNK_ENTRIES // max(1, len(table)))
+    for start in range(0, table.shape[1], chunk):
+        part = np.asarray(table[:, start : start + chunk], np.float64)
+        bad = ~np.isfinite(part).all(axis=0)
+        if bad.any():
+            raise DataError(
+                f"Neuron {start + int(np.argmax(bad))} has activations that are not finite.",
+                remedy="Extract again in a wider dtype.",
+            )
+        seen = part[rows]
+        low = seen.min(axis=0).astype(np.float32)
+        span = seen.max(axis=0) - low
+        whole = (span <= 255) & np.all(part == np.rint(part), axis=0)
+        step = np.where((span == 0) | whole, 1.0, span / 255.0).astype(np.float32)
+        step = np.where(step > 0, step, np.float32(1))
+        level = np.rint((part - low) / step.astype(np.float64))
+        codes[:, start : start + chunk] = np.clip(level, 0, 255)
+        offset[start : start + chunk], scale[start : start + chunk] = low, step
+    return codes, offset, scale
+
+
+def check_labels(labels: ArrayLike, split: ArrayLike, n_samples: int) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Labels as (n_samples, n_features) int8 and split codes as int8, or a DataError that says what is wrong."""
+    signs = np.asarray(labels)
+    signs = signs[:, None] if signs.ndim == 1 else signs
+    codes = np.asarray(split)
+    if signs.ndim != 2 or signs.shape[0] != n_samples or codes.shape != (n_samples,):
+        raise DataError(
+            f"{n_samples} rows of activations with labels of shape {np.shape(labels)} and split of shape {codes.shape}.",
+            remedy="Give one label per feature and one split code per row.",
+        )
+    if not np.isin(signs, (-1, 0, 1)).all():
+        strange = signs[~np.isin(signs, (-1, 0, 1))][0]
+        raise DataError(f"Label {strange!r} found; expected +1, -1, or 0 for not labelled.")
+    if not np.isin(codes, (0, 1, 2)).all():
+        strange = codes[~np.isin(codes, (0, 1, 2))][0]
+        raise DataError(f"Split code {strange!r} found; expected 0 train, 1 validation or 2 test.")
+    return signs.astype(np.int8), codes.astype(np.int8)
+
+
+def check_quantisation(
+    offset: ArrayLike | None, scale: ArrayLike | None, n_neurons: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Offset and scale as (n_neurons,) float32, or a DataError."""
+    low = np.zeros(n_neurons, np.float32) if offset is None else np.asarray(offset, np.float32)
+    step = np.ones(n_neurons, np.float32) if scale is None else np.asarray(scale, np.float32)
+    if low.shape != (n_neurons,) or step.shape != (n_neurons,):
+        raise DataError(f"{n_neurons} neurons with offset {low.shape} and scale {step.shape}; expected one each.")
+    if not (np.isfinite(low).all() and np.isfinite(step).all()):
+        raise DataError("A quantisation offset or scale is not finite.", remedy="Extract again in a wider dtype.")
+    return low, step

@@ -1,0 +1,87 @@
+"""The probe that may use every neuron of a layer: ridge-regularised logistic regression, strength chosen on validation.
+
+The upper end of every sparsity curve. With more neurons than training rows it is solved in the span of the rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sparse_probing.probes.data import ProbeData, prepare
+from sparse_probing.probes.fitting import Bootstrap, evaluate
+from sparse_probing.probes.logistic import fit_logistic, scale_activations
+from sparse_probing.probes.metrics import score_metrics
+from sparse_probing.probes.results import ProbeFit
+
+C_VALUES = (0.01, 0.1, 1.0, 10.0)
+
+
+def dense_probe(
+    X: ArrayLike,
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    split: ArrayLike | None = None,
+    offset: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    c_values: Sequence[float] = C_VALUES,
+    n_bootstrap: int = 0,
+    rng: np.random.Generator | int = 0,
+    variant: str = "real",
+) -> list[ProbeFit]:
+    """Fit all neurons at once, for each C, and keep the one of highest validation average precision (largest C first 1.0).
+
+    Without validation rows C is 1, or the first of `c_values` where 1 is not among them. Parameters otherwise as in
+    `heuristic.sparsity_sweep`.
+
+    Returns
+    -------
+    A list of one `ProbeFit`; its message names the C.
+    """
+    data = prepare(X, y, groups, split=split, offset=offset, scale=scale, rng=rng)
+    seed = int(np.random.default_rng(rng).integers(2**31))
+    return [fit_dense(data, c_values, Bootstrap(n_bootstrap, seed), variant)]
+
+
+def fit_dense(data: ProbeData, c_values: Sequence[float], bootstrap: Bootstrap, variant: str = "real") -> ProbeFit:
+    """The dense probe of prepared data."""
+    begun = time.perf_counter()
+    values = data.values()
+    rows, compared = data.rows("train"), data.rows("validation")
+    scaled = scale_activations(values[rows])
+    candidates = list(c_values)
+    if len(compared) == 0:
+        candidates = [1.0 if 1.0 in candidates else candidates[0]]
+    best, best_score, best_c = None, -np.inf, candidates[0]
+    for c in candidates:
+        fit = fit_logistic(values[rows], data.positive[rows], c=c, tolerance=1e-4, scaled=scaled)
+        score = 0.0
+        if len(compared):
+            score = score_metrics(data.positive[compared], fit.scores(values[compared]))["average_precision"]
+        if score > best_score:
+            best, best_score, best_c = fit, score, c
+    if best is None:
+        best = fit_logistic(values[rows], data.positive[rows], c=best_c, scaled=scaled)
+    seconds = time.perf_counter() - begun
+    metrics, low, high = evaluate(data, best.scores(values), bootstrap)
+    return ProbeFit(
+        method="dense_probe",
+        variant=variant,
+        k=data.n_neurons,
+        n_candidates=data.n_neurons,
+        status="ok" if best.converged else "not_converged",
+        converged=best.converged,
+        objective=best.objective,
+        seconds=seconds,
+        message=f"C={best_c:g}, chosen on validation" if len(compared) else f"C={best_c:g}, no validation rows",
+        metrics=metrics,
+        test_mcc_low=low,
+        test_mcc_high=high,
+        support=np.arange(data.n_neurons),
+        coef=best.coef,
+        intercept=best.intercept,
+    )

@@ -1,0 +1,100 @@
+"""From a support to a `ProbeFit`: the logistic refit on it, metrics on the three splits, the test interval.
+
+Every method that ends in a set of neurons and a linear score goes through here. How the set is found is not its business.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sparse_probing.probes.data import ProbeData
+from sparse_probing.probes.logistic import LogisticFit, fit_logistic
+from sparse_probing.probes.metrics import classification_metrics
+from sparse_probing.probes.results import ProbeFit
+from sparse_probing.probes.uncertainty import bootstrap_interval
+from sparse_probing.schemas import SPLITS
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How test intervals are drawn: number of draws (0 for none) and the seed they start from."""
+
+    n_draws: int = 0
+    seed: int = 0
+
+
+def evaluate(
+    data: ProbeData, scores: Floats, bootstrap: Bootstrap
+) -> tuple[dict[str, dict[str, float]], float | None, float | None]:
+    """Metrics of (n_rows,) scores on every split that has rows, and the interval of the test MCC (None if there is none)."""
+    metrics = {}
+    for name in SPLITS:
+        rows = data.rows(name)
+        if len(rows):
+            metrics[name] = classification_metrics(data.positive[rows], scores[rows])
+    rows = data.rows("test")
+    low, high = bootstrap_interval(
+        data.positive[rows],
+        scores[rows] > 0,
+        data.groups[rows],
+        n_bootstrap=bootstrap.n_draws,
+        rng=np.random.default_rng(bootstrap.seed),
+    )
+    return metrics, _known(low[0]), _known(high[0])
+
+
+def fit_support(
+    data: ProbeData,
+    support: ArrayLike,
+    *,
+    method: str,
+    k: int,
+    n_candidates: int,
+    variant: str = "real",
+    ranking: str | None = None,
+    step: int = 0,
+    c: float = 1.0,
+    start: Floats | None = None,
+    bootstrap: Bootstrap | None = None,
+    message: str | None = None,
+) -> tuple[ProbeFit, LogisticFit]:
+    """Balanced logistic regression on a support, evaluated: a `ProbeFit` and the fit behind it."""
+    chosen = np.asarray(support, np.intp)
+    begun = time.perf_counter()
+    values = data.values(slice(None), chosen)
+    rows = data.rows("train")
+    fit = fit_logistic(values[rows], data.positive[rows], c=c, start=start)
+    seconds = time.perf_counter() - begun
+    metrics, low, high = evaluate(data, fit.scores(values), bootstrap or Bootstrap())
+    return (
+        ProbeFit(
+            method=method,
+            variant=variant,
+            ranking=ranking,
+            k=k,
+            n_candidates=n_candidates,
+            step=step,
+            status="ok" if fit.converged else "not_converged",
+            converged=fit.converged,
+            objective=fit.objective,
+            seconds=seconds,
+            message=message if fit.converged else f"Newton's method stopped after {fit.n_iterations} steps.",
+            metrics=metrics,
+            test_mcc_low=low,
+            test_mcc_high=high,
+            support=chosen,
+            coef=fit.coef,
+            intercept=fit.intercept,
+        ),
+        fit,
+    )
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,104 @@
+"""Sparse probes on the top of a ranking: `sparsity_sweep` over k.
+
+Rankings are made on train (`ranking`); the fits are balanced logistic regressions (`logistic`). Elastic-net sweeps and
+exact selection live elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sparse_probing.probes.data import ProbeData, prepare
+from sparse_probing.probes.fitting import Bootstrap, fit_support
+from sparse_probing.probes.ranking import rank_neurons
+from sparse_probing.probes.results import ProbeFit
+from sparse_probing.probes.single import NeuronScores
+
+
+def default_k_values(max_k: int = 256) -> tuple[int, ...]:
+    """The customary list: 1–8, 10, 12, then 16, 32, … up to `max_k`."""
+    doubled = [16 * 2**power for power in range(32) if 16 * 2**power <= max_k]
+    return tuple(k for k in (*range(1, 9), 10, 12, *doubled) if k <= max_k)
+
+
+def sparsity_sweep(
+    X: ArrayLike,
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    split: ArrayLike | None = None,
+    offset: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    ranking: str = "mean_dif",
+    k_values: Sequence[int] | None = None,
+    c: float = 1.0,
+    scores: NeuronScores | None = None,
+    n_bootstrap: int = 0,
+    rng: np.random.Generator | int = 0,
+    method: str = "heuristic_sparsity_sweep",
+) -> list[ProbeFit]:
+    """For each k, a logistic regression on the top k neurons of a ranking made on train.
+
+    Parameters
+    ----------
+    X, y, groups, split, offset, scale:
+        As in `single.score_neurons`.
+    ranking:
+        One of `ranking.CRITERIA`.
+    k_values:
+        Sizes, `default_k_values()` if absent; those past the number of neurons are left out, and the number of neurons
+        itself takes the place of the first of them.
+    scores:
+        `score_neurons` of the same arrays, to rank by without counting again.
+    n_bootstrap:
+        Draws behind the interval of the test MCC; 0 for none.
+
+    Returns
+    -------
+    One `ProbeFit` per k, smallest first. A fit that did not converge is reported as such.
+
+    Raises
+    ------
+    DataError
+        If the arrays do not fit together or train lacks a class.
+    InputError
+        If the ranking is unknown.
+    """
+    data = prepare(X, y, groups, split=split, offset=offset, scale=scale, rng=rng)
+    generator = np.random.default_rng(rng)
+    order = rank_neurons(data, ranking, scores=scores, rng=generator)
+    bootstrap = Bootstrap(n_bootstrap, int(generator.integers(2**31)))
+    return sweep_order(data, order, k_values or default_k_values(), method, ranking, c, bootstrap)
+
+
+def sweep_order(
+    data: ProbeData,
+    order: NDArray[np.intp],
+    k_values: Sequence[int],
+    method: str,
+    ranking: str | None,
+    c: float,
+    bootstrap: Bootstrap,
+) -> list[ProbeFit]:
+    """Fits on the first k neurons of an order, each starting from the last one's coefficients."""
+    fits = []
+    start = np.empty(0)
+    for k in sorted({min(int(k), len(order)) for k in k_values if k >= 1}):
+        support = order[:k]
+        fit, state = fit_support(
+            data,
+            support,
+            method=method,
+            k=k,
+            n_candidates=data.n_neurons,
+            ranking=ranking,
+            c=c,
+            start=np.concatenate([start, np.zeros(k - len(start))]),
+            bootstrap=bootstrap,
+        )
+        start = state.coef_scaled
+        fits.append(fit)
+    return fits

@@ -1,0 +1,440 @@
+"""How sure a score is: group-bootstrap intervals, the permutation null of the maximum, and false discovery rates.
+
+Samples of one group (a document, a project, a person) are not independent, so groups are resampled and exchanged as
+wholes. With few groups intervals are wide and p-values coarse; with fewer than two there is no interval at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, ndtri
+
+from sparse_probing.errors import DataError, InputError
+from sparse_probing.probes.counts import N_LEVELS, check_labels, quantise
+from sparse_probing.probes.metrics import threshold_metrics
+from sparse_probing.probes.single import NeuronScores, check_classes
+from sparse_probing.schemas import SPLITS, THRESHOLD_METRICS
+
+Floats = NDArray[np.float64]
+
+
+# ---------------------------------------------------------------------------------------------------------- intervals
+
+
+def bootstrap_interval(
+    positive: ArrayLike,
+    predicted: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_bootstrap: int = 1000,
+    level: float = 0.95,
+    method: str = "bca",
+    metric: str = "mcc",
+    rng: np.random.Generator | int = 0,
+) -> tuple[Floats, Floats]:
+    """Group-bootstrap confidence intervals of a threshold metric, for several probes on the same samples.
+
+    Groups are drawn with replacement; a draw's confusion counts are the sums of its groups' counts, so all draws of all
+    probes are one matrix product. Draws without one of the classes are left out.
+
+    Parameters
+    ----------
+    positive:
+        (n_samples,) bool, or labels that are positive where > 0.
+    predicted:
+        (n_samples, n_probes) or (n_samples,) bool predictions.
+    groups:
+        (n_samples,).
+    method:
+        ``bca``: bias-corrected and accelerated (Efron 1987), the acceleration from leaving out one group at a time;
+        or ``percentile``.
+    metric:
+        One of `schemas.THRESHOLD_METRICS`.
+
+    Returns
+    -------
+    low, high:
+        (n_probes,) each; NaN with fewer than two groups, one class only, or no draws.
+
+    Raises
+    ------
+    DataError
+        If shapes do not fit.
+    InputError
+        If the method or metric is unknown.
+    """
+    if method not in ("bca", "percentile") or metric not in THRESHOLD_METRICS:
+        raise InputError(
+            f"Bootstrap method {method!r} of {metric!r}; expected bca or percentile of a threshold metric."
+        )
+    truth = np.asarray(positive)
+    truth = truth if truth.dtype == bool else truth > 0
+    guess = np.asarray(predicted, bool)
+    guess = guess[:, None] if guess.ndim == 1 else guess
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    if not (len(truth) == len(guess) == len(group)):
+        raise DataError(f"{len(truth)} labels, {len(guess)} predictions and {len(group)} groups; expected one each.")
+    n_groups, n_probes = int(group.max(initial=-1)) + 1, guess.shape[1]
+    nothing = np.full(n_probes, np.nan)
+    if n_groups < 2 or n_bootstrap < 1 or truth.all() or not truth.any():
+        return nothing, nothing.copy()
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(n_groups))
+    t, p = truth[order, None], guess[order]
+    per_group = np.stack(
+        [np.add.reduceat(part.astype(np.float64), starts, axis=0) for part in (t & p, ~t & p, t & ~p, ~t & ~p)]
+    )
+    weights = np.random.default_rng(rng).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap)
+    draws = _metric(np.einsum("bg,cgp->cbp", weights.astype(np.float64), per_group, optimize=True), metric)
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])[:, None] * np.ones(n_probes)
+    if method == "bca":
+        total = per_group.sum(axis=1)
+        observed = _metric(total, metric)
+        left_out = _metric(total[:, None] - per_group, metric)
+        valid = np.isfinite(draws).sum(axis=0)
+        below = (draws < observed).sum(axis=0) + 0.5 * (draws == observed).sum(axis=0)
+        shift = ndtri(np.clip(below / np.maximum(valid, 1), 0.5 / n_bootstrap, 1 - 0.5 / n_bootstrap))
+        apart = np.nanmean(left_out, axis=0) - left_out
+        power = np.nansum(apart**2, axis=0) ** 1.5
+        lean = np.divide(np.nansum(apart**3, axis=0), 6 * power, out=np.zeros(n_probes), where=power > 0)
+        bent = shift + ndtri(tails)
+        tails = ndtr(shift + bent / np.maximum(1 - lean * bent, 1e-3))
+    low, high = nothing.copy(), nothing.copy()
+    for probe in range(n_probes):
+        finite = draws[np.isfinite(draws[:, probe]), probe]
+        if len(finite):
+            low[probe], high[probe] = np.quantile(finite, tails[:, probe])
+    return low, high
+
+
+def _metric(confusion: Floats, metric: str) -> Floats:
+    """A metric from (4, ...) confusion counts; NaN where a class is missing."""
+    tp, fp, fn, tn = confusion
+    value = threshold_metrics(tp, fp, fn, tn)[metric]
+    return np.where((tp + fn > 0) & (fp + tn > 0), value, np.nan)
+
+
+def neuron_intervals(
+    scores: NeuronScores,
+    X: ArrayLike,
+    y: ArrayLike,
+    groups: ArrayLike,
+    neurons: ArrayLike,
+    *,
+    split: ArrayLike,
+    part: str = "test",
+    offset: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    n_bootstrap: int = 1000,
+    level: float = 0.95,
+    rng: np.random.Generator | int = 0,
+) -> tuple[Floats, Floats]:
+    """Bootstrap intervals of the MCC of some neurons' fitted probes on one split (see `bootstrap_interval`).
+
+    Parameters
+    ----------
+    scores:
+        What `score_neurons` gave for these arrays.
+    neurons:
+        (n_shortlist,) neuron numbers.
+    part:
+        ``train``, ``validation`` or ``test``.
+
+    Returns
+    -------
+    low, high: (n_shortlist,) each.
+    """
+    chosen = np.asarray(neurons, np.intp)
+    labels = np.asarray(y)
+    rows = np.flatnonzero((np.asarray(split) == SPLITS.index(part)) & (labels != 0))
+    table = np.asarray(X)
+    values = table[:, chosen][rows].astype(np.float64)
+    if table.dtype == np.uint8:
+        low = np.zeros(len(chosen)) if offset is None else np.asarray(offset, np.float64)[chosen]
+        step = np.ones(len(chosen)) if scale is None else np.asarray(scale, np.float64)[chosen]
+        values = low + step * values
+    predicted = scores.intercept[chosen] + scores.coef[chosen] * values > 0
+    return bootstrap_interval(
+        labels[rows] > 0, predicted, np.asarray(groups)[rows], n_bootstrap=n_bootstrap, level=level, rng=rng
+    )
+
+
+# ------------------------------------------------------------------------------------- permutation null of the maximum
+
+
+@dataclass(frozen=True, eq=False)
+class LabelPermutations:
+    """Permuted training labels of several features, made once for all layers of a model.
+
+    Attributes
+    ----------
+    rows:
+        (n_train,) rows of the arrays they were made from: train, labelled by at least one feature.
+    contrasts:
+        One array per feature, the true labels first: (n_units, 1 + n_permutations) float32. Its product with the rows'
+        (or groups' summed) ranks is the difference of class means in units of its standard error under no difference.
+    units:
+        One array or None per feature: (n_train,) group of each row where whole groups exchange labels, so that ranks are
+        summed by group first; None where labels are exchanged between rows of a group.
+    kind:
+        One word per feature: ``groups``, ``within_groups`` or ``mixed``.
+    """
+
+    rows: NDArray[np.intp]
+    contrasts: tuple[NDArray[np.float32], ...]
+    units: tuple[NDArray[np.intp] | None, ...]
+    kind: tuple[str, ...]
+
+    @property
+    def n_permutations(self) -> int:
+        """Permutations beside the true labels."""
+        return self.contrasts[0].shape[1] - 1 if self.contrasts else 0
+
+
+@dataclass(frozen=True, eq=False)
+class MaxNull:
+    """Permutation test of every neuron against the maximum over the layer.
+
+    Attributes
+    ----------
+    p_value:
+        (n_features, n_neurons): (1 + permutations whose largest statistic reaches the neuron's) / (1 + permutations).
+        Already adjusted for the layer's number of neurons (Westfall and Young's single step).
+    statistic:
+        (n_features, n_neurons) difference of the classes' mean ranks over its standard error without grouping.
+    null_maximum:
+        (n_features, n_permutations) largest |statistic| over neurons in each permutation.
+    """
+
+    p_value: Floats
+    statistic: Floats
+    null_maximum: Floats
+
+
+def permute_labels(
+    Y: ArrayLike,
+    groups: ArrayLike | None,
+    *,
+    split: ArrayLike,
+    n_permutations: int = 200,
+    rng: np.random.Generator | int = 0,
+) -> LabelPermutations:
+    """Permute training labels in ways that leave their law unchanged where a feature says nothing about activations.
+
+    *Whole groups*: groups whose labelled rows all agree (a document's language) exchange labels with one another; rows of
+    a group stay together, so their dependence stays too. *Within groups*: in a group with both labels (a document's
+    tokens) labels are exchanged between its rows; whatever the document as a whole brings about remains in both the
+    statistic and its null. A feature with groups of both kinds does both at once. With few groups the number of distinct
+    permutations is small and p-values cannot be: nine groups in three threes have 84 ways to choose three.
+
+    Parameters
+    ----------
+    Y:
+        (n_samples, n_features) or (n_samples,) +1, -1, 0 for not labelled.
+    groups:
+        (n_samples,); each sample its own group if None.
+
+    Raises
+    ------
+    DataError
+        If shapes or labels do not fit, or train lacks a class of some feature.
+    """
+    labels = np.asarray(Y)
+    labels, codes = check_labels(labels, split, labels.shape[0])
+    check_classes(labels, codes)
+    rows = np.flatnonzero((codes == 0) & (labels != 0).any(axis=1))
+    names = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if len(names) != len(labels):
+        raise DataError(f"{len(labels)} labels with {len(names)} groups; expected one each.")
+    group = np.unique(names[rows], return_inverse=True)[1].reshape(-1)
+    generator = np.random.default_rng(rng)
+    seeds = generator.integers(0, 2**63, size=2)
+    # Features share their permutations, so that features labelled alike are exchanged alike.
+    built = [_permute_one(labels[rows, f], group, n_permutations, seeds) for f in range(labels.shape[1])]
+    return LabelPermutations(
+        rows=rows,
+        contrasts=tuple(contrast for contrast, _, _ in built),
+        units=tuple(unit for _, unit, _ in built),
+        kind=tuple(kind for _, _, kind in built),
+    )
+
+
+def _permute_one(
+    label: NDArray[np.int8], group: NDArray[np.intp], n_permutations: int, seeds: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.intp] | None, str]:
+    n_groups = int(group.max()) + 1
+    n_labelled = np.bincount(group, label != 0, minlength=n_groups)
+    n_positive = np.bincount(group, label > 0, minlength=n_groups)
+    whole = np.flatnonzero((n_labelled > 0) & ((n_positive == 0) | (n_positive == n_labelled)))
+    mixed = (n_positive > 0) & (n_positive < n_labelled)
+    by_group, by_row = np.random.default_rng(seeds[0]), np.random.default_rng(seeds[1])
+    group_label = np.zeros((n_groups, 1 + n_permutations), np.int8)
+    truth = np.where(n_positive > 0, 1, -1).astype(np.int8)[whole]
+    group_label[whole, 0] = truth
+    for column in range(1, 1 + n_permutations):
+        group_label[whole, column] = truth[by_group.permutation(len(whole))]
+    if not mixed.any():
+        sizes = n_labelled.astype(np.float64)
+        return _contrast(group_label, sizes), group, "groups"
+    table = np.zeros((len(label), 1 + n_permutations), np.int8)
+    labelled = label != 0
+    table[labelled] = group_label[group[labelled]]
+    inside = np.flatnonzero(labelled & mixed[group])
+    inside = inside[np.argsort(group[inside], kind="stable")]
+    block = group[inside].astype(np.float64)
+    table[inside, 0] = label[inside]
+    for column in range(1, 1 + n_permutations):
+        table[inside, column] = label[inside[np.argsort(block + by_row.random(len(inside)))]]
+    return _contrast(table, np.ones(len(label))), None, "mixed" if len(whole) else "within_groups"
+
+
+def _contrast(labels: NDArray[np.int8], sizes: Floats) -> NDArray[np.float32]:
+    """Columns c with c·r = (mean rank of positives − of negatives) / √(1/n₊ + 1/n₋); r sums ranks over a unit's rows."""
+    n_positive = sizes @ (labels > 0)
+    n_negative = sizes @ (labels < 0)
+    unit = np.sqrt(1.0 / n_positive + 1.0 / n_negative)
+    out = np.where(labels > 0, 1.0 / (n_positive * unit), 0.0) - np.where(labels < 0, 1.0 / (n_negative * unit), 0.0)
+    return out.astype(np.float32)
+
+
+def max_null(
+    X: ArrayLike,
+    Y: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    split: ArrayLike | None = None,
+    n_permutations: int = 200,
+    rng: np.random.Generator | int = 0,
+    permutations: LabelPermutations | None = None,
+) -> MaxNull:
+    """Permutation null of the maximum over a layer's neurons, for every feature.
+
+    The statistic is the difference of the classes' mean ranks (training rows, ties at their middle, each neuron's ranks
+    to unit variance): the rank-sum test's, up to its standard error. All permutations of all features are one matrix
+    product with the ranks, which are shared.
+
+    Parameters
+    ----------
+    X:
+        (n_samples, n_neurons) uint8 levels or floats (quantised to 256 levels). Ranks need no offset or scale.
+    Y, groups, split, n_permutations, rng:
+        As in `permute_labels`; not used where `permutations` is given.
+    permutations:
+        Made once by `permute_labels` for all layers.
+
+    Raises
+    ------
+    DataError
+        As `permute_labels`.
+    """
+    table = np.asarray(X)
+    if permutations is None:
+        if Y is None or split is None:
+            raise DataError("max_null got neither labels and split nor permutations.", remedy="Pass Y and split.")
+        permutations = permute_labels(Y, groups, split=split, n_permutations=n_permutations, rng=rng)
+    ranks = _ranks(table, permutations.rows)
+    n_features, n_neurons, n_draws = len(permutations.contrasts), table.shape[1], permutations.n_permutations
+    statistic = np.empty((n_features, n_neurons))
+    null = np.zeros((n_features, n_draws))
+    summed: dict[int, NDArray[np.float32]] = {}
+    for feature, (contrast, unit) in enumerate(zip(permutations.contrasts, permutations.units, strict=True)):
+        rows = ranks
+        if unit is not None:
+            if id(unit) not in summed:
+                summed[id(unit)] = _sum_by(ranks, unit, contrast.shape[0])
+            rows = summed[id(unit)]
+        product = contrast.T @ rows
+        statistic[feature] = product[0]
+        if n_draws:
+            # Two passes without an absolute copy of the largest array here.
+            null[feature] = np.maximum(product[1:].max(axis=1), -product[1:].min(axis=1))
+    reached = _count_at_least(null, np.abs(statistic))
+    return MaxNull((1.0 + reached) / (1.0 + n_draws), statistic, null)
+
+
+def _ranks(table: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """(n_rows, n_neurons) middle ranks of the levels among `rows`, each neuron to mean 0 and variance 1 (0 if constant)."""
+    from sparse_probing.probes.counts import LabelColumns, iterate_tables
+
+    codes = table[rows]
+    if codes.dtype != np.uint8:
+        codes, _, _ = quantise(codes)
+    everyone = np.ones((len(rows), 1), np.float32)
+    out = np.empty(codes.shape, np.float32)
+    for neurons, (counted,) in iterate_tables(
+        codes, LabelColumns((np.arange(len(rows)),), (everyone,), (0,), (0,)), 256
+    ):
+        count = counted[:, :, 0].astype(np.float64)
+        middle = np.cumsum(count, axis=1) - 0.5 * count - 0.5 * len(rows)
+        spread = np.sqrt(np.einsum("ij,ij->i", count, middle**2) / len(rows))
+        middle *= np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)[:, None]
+        flat = codes[:, neurons] + np.arange(count.shape[0], dtype=np.int32) * N_LEVELS
+        out[:, neurons] = middle.astype(np.float32).ravel().take(flat)
+    return out
+
+
+def _sum_by(ranks: NDArray[np.float32], unit: NDArray[np.intp], n_units: int) -> NDArray[np.float32]:
+    """Sums of the rows of each unit, (n_units, n_neurons)."""
+    if n_units == len(ranks) and np.array_equal(unit, np.arange(n_units)):
+        return ranks
+    order = np.argsort(unit, kind="stable")
+    starts = np.searchsorted(unit[order], np.arange(n_units))
+    return np.add.reduceat(ranks[order], starts, axis=0)
+
+
+def _count_at_least(null: Floats, statistic: Floats) -> Floats:
+    """(n_features, n_neurons) how many of a feature's null maxima reach each statistic, rounding errors aside."""
+    out = np.empty(statistic.shape)
+    for feature, maxima in enumerate(null):
+        ordered = np.sort(maxima)
+        # float32 sums in another order: a permutation that repeats the true labels must count as reaching them.
+        out[feature] = len(ordered) - np.searchsorted(ordered, statistic[feature] * (1 - 1e-5), side="left")
+    return out
+
+
+# ---------------------------------------------------------------------------------------------- false discovery rates
+
+
+def benjamini_hochberg(p: ArrayLike) -> Floats:
+    """Q-values of a family of p-values: the false discovery rate at which each is rejected (Benjamini, Hochberg 1995).
+
+    NaN stays NaN and does not count.
+    """
+    values = np.asarray(p, np.float64)
+    flat = values.ravel()
+    known = np.flatnonzero(np.isfinite(flat))
+    order = known[np.argsort(flat[known])]
+    scaled = flat[order] * len(order) / np.arange(1, len(order) + 1)
+    out = np.full(flat.shape, np.nan)
+    out[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return out.reshape(values.shape)
+
+
+def family_q_values(families: Sequence[ArrayLike]) -> list[Floats]:
+    """Q-values of neurons whose p-values are already adjusted within their family (a layer and feature).
+
+    A family is judged by its smallest p-value; the false discovery rate runs over families. A neuron's q-value is the
+    rate at which its family would be rejected had its own p-value been the family's smallest.
+
+    Parameters
+    ----------
+    families:
+        One (n_neurons,) array of `MaxNull.p_value` per layer and feature of a run.
+    """
+    arrays = [np.asarray(family, np.float64) for family in families]
+    smallest = np.array([np.nanmin(family, initial=1.0) for family in arrays])
+    order = np.sort(smallest)
+    n = len(order)
+    rates = np.minimum(np.minimum.accumulate((order * n / np.arange(1, n + 1))[::-1])[::-1], 1.0)
+    out = []
+    for family in arrays:
+        position = np.searchsorted(order, family, side="left")
+        beyond = position >= n
+        q = np.where(beyond, family, rates[np.minimum(position, n - 1)])
+        out.append(np.where(np.isfinite(family), np.maximum(q, family), np.nan))
+    return out

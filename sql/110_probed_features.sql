@@ -1,0 +1,24 @@
+-- one row per run and feature: the feature's counts beside the model, collection and hook it was probed with
+create view probed_features as
+select
+    runs.run_id,
+    runs.study,
+    runs.model,
+    runs.revision,
+    runs.collection,
+    runs.hook,
+    runs.pooling,
+    runs.split_mode,
+    runs.created_at,
+    features.feature,
+    features.task,
+    features.level,
+    features.prevalence,
+    features.n_train,
+    features.n_train_positive,
+    features.n_validation,
+    features.n_validation_positive,
+    features.n_test,
+    features.n_test_positive
+from features
+inner join runs on features.run_id = runs.run_id;

@@ -1,0 +1,29 @@
+-- one row per run and fit of a solver that bounds its objective: what it proved, and how long that took
+create view optimal_certificates as
+select
+    probe_fits.run_id,
+    runs.model,
+    runs.revision,
+    runs.collection,
+    probe_fits.feature,
+    probe_fits.layer,
+    probe_fits.method,
+    probe_fits.variant,
+    probe_fits.k,
+    probe_fits.step,
+    probe_fits.n_candidates,
+    probe_fits.status,
+    probe_fits.status = 'optimal' as certified,
+    probe_fits.objective,
+    probe_fits.bound,
+    probe_fits.gap,
+    probe_fits.n_cuts,
+    probe_fits.fit_seconds,
+    probe_fits.validation_mcc,
+    probe_fits.test_mcc,
+    probe_fits.test_mcc_low,
+    probe_fits.test_mcc_high,
+    probe_fits.message
+from probe_fits
+inner join runs on probe_fits.run_id = runs.run_id
+where probe_fits.bound is not null or probe_fits.gap is not null;

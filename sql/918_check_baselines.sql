@@ -1,0 +1,22 @@
+-- one row per run, feature and baseline that does as well on test as the best sparse probe
+-- severity: warning
+-- why: if shuffled labels, a rotation, the token alone or the prevalence do as well, the neurons explain nothing
+-- The dense probe is a ceiling, not a baseline, and is left out.
+create view check_baselines as
+select
+    baseline.run_id,
+    'warning' as severity,
+    format('{}: {}', baseline.feature, baseline.variant) as subject,
+    format('baseline {:.4f}, best sparse probe {:.4f} (test {})', baseline.test_score, probe.test_score, probe.metric)
+        as found,
+    'baseline below probe' as expected
+from baselines as baseline
+inner join baselines as probe
+    on
+        baseline.run_id = probe.run_id
+        and baseline.feature = probe.feature
+        and baseline.metric = probe.metric
+        and probe.variant = 'real'
+where
+    baseline.variant not in ('real', 'dense')
+    and baseline.test_score >= probe.test_score;

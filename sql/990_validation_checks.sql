@@ -1,0 +1,16 @@
+-- one row per run and check, as of the last time the checks ran
+create view validation_checks as
+select
+    check_results.run_id,
+    runs.model,
+    runs.revision,
+    runs.collection,
+    check_results.suite,
+    check_results.check_name as name,
+    check_results.severity,
+    check_results.n_violations as violations,
+    check_results.passed,
+    check_results.detail,
+    check_results.checked_at
+from check_results
+left join runs on check_results.run_id = runs.run_id;
