@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from prefect import task
 
 from sparse_probing import config, schemas
@@ -16,7 +18,7 @@ from sparse_probing.store import results
 from sparse_probing.store.labels import LabelMatrix, read_labels
 from sparse_probing.store.manifests import Manifest, package_versions, read_manifest
 from sparse_probing.store.matrices import read_layer
-from tasks.layers import layer_tables
+from tasks.layers import ProbingInputs, layer_tables, shared_inputs
 from tasks.policies import POLICY
 from tasks.progress import advance
 from tasks.references import RunReference, data_root, located
@@ -25,6 +27,21 @@ from tasks.references import RunReference, data_root, located
 def _run_digest(probing: ProbingSpec, dataset: Manifest, activations: Manifest) -> str:
     inputs = {"dataset": dataset.digest, "activations": activations.digest}
     return config.digest(probing, inputs=inputs, version=config.PROBING_VERSION)
+
+
+# Labels, permutations and the random basis are the same for all layers; the last run's are kept.
+_shared: dict[str, ProbingInputs] = {}
+_sharing = threading.Lock()
+
+
+def _inputs(run: RunReference) -> ProbingInputs:
+    with _sharing:
+        if run.run_id not in _shared:
+            _shared.clear()
+            labels = read_labels(located(run.dataset), located(run.activations))
+            n_neurons = int(read_manifest(located(run.activations)).facts["n_neurons"])
+            _shared[run.run_id] = shared_inputs(run.run_id, run.probing, labels, n_neurons)
+        return _shared[run.run_id]
 
 
 @task(name="plan-run", **POLICY)
@@ -52,9 +69,9 @@ def probe_layer(run: RunReference, layer: int) -> str:
     """Score every neuron of a layer on every feature, and fit the study's probes; returns the layer's reference."""
     root = data_root()
     if not results.is_layer_done(root, run.run_id, layer):
-        labels = read_labels(located(run.dataset), located(run.activations))
+        inputs = _inputs(run)
         matrix = read_layer(located(run.activations), layer)
-        results.write_layer(root, run.run_id, layer, layer_tables(run, matrix, labels))
+        results.write_layer(root, run.run_id, layer, layer_tables(inputs, matrix))
     advance(f"Probe {run.collection.collection}", len(run.layers))
     return f"results/_running/{run.run_id}/layer-{layer:02d}"
 
@@ -83,27 +100,24 @@ def finish_run(run: RunReference) -> str:
 
 
 def with_q_values(layers: list[pa.Table]) -> list[pa.Table]:
-    """Benjamini–Hochberg over the run: one hypothesis a feature and layer, that its best neuron is better than chance.
+    """Benjamini–Hochberg over the run: one hypothesis a feature and layer, that its best neuron is better than chance."""
+    pieces = [
+        (table, np.flatnonzero(codes == code))
+        for table in layers
+        for codes in [_feature_codes(table)]
+        for code in np.unique(codes)
+    ]
+    rates = uncertainty.family_q_values([table.column("p_value").to_numpy()[rows] for table, rows in pieces])
+    columns = {id(table): np.ones(table.num_rows) for table in layers}
+    for (table, rows), q_values in zip(pieces, rates, strict=True):
+        columns[id(table)][rows] = q_values
+    at = schemas.NEURON_SCORES.get_field_index("q_value")
+    field = schemas.NEURON_SCORES.field(at)
+    return [table.set_column(at, field, pa.array(columns[id(table)], pa.float32())) for table in layers]
 
-    A neuron's p-value is already adjusted for the maximum over its layer; its q-value is the smallest one among the
-    hypotheses that are no more significant than it.
-    """
-    best: list[float] = []
-    for table in layers:
-        p = table.column("p_value").to_numpy()
-        codes = table.column("feature").combine_chunks().dictionary_encode().indices.to_numpy()
-        best += [float(p[codes == code].min()) for code in np.unique(codes)]
-    hypotheses = np.sort(np.array(best))
-    q_of = uncertainty.benjamini_hochberg(hypotheses)
-    done = []
-    for table in layers:
-        p = table.column("p_value").to_numpy()
-        at = np.searchsorted(hypotheses, p, side="left")
-        # Beyond the least significant hypothesis no false-discovery rate below one is claimed.
-        q = np.where(at < len(q_of), q_of[np.minimum(at, len(q_of) - 1)], 1.0)
-        column = table.schema.get_field_index("q_value")
-        done.append(table.set_column(column, table.schema.field(column), pa.array(np.maximum(q, p), pa.float32())))
-    return done
+
+def _feature_codes(table: pa.Table) -> NDArray[np.int32]:
+    return table.column("feature").combine_chunks().dictionary_encode().indices.to_numpy()
 
 
 def features_table(run_id: str, labels: LabelMatrix) -> pa.Table:

@@ -27,7 +27,7 @@ def load_results() -> int:
     from sparse_probing.warehouse import loading
 
     with _one_writer:
-        return loading.load_results(_working(), data_root()).n_loaded
+        return loading.load_results(_working(), data_root()).n_fragments
 
 
 @task(name="check-results", **POLICY)

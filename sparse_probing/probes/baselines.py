@@ -98,6 +98,7 @@ def rotation_baseline(
     data: ProbeData,
     *,
     rotation: NDArray[np.float32] | None = None,
+    turned: NDArray[np.float32] | None = None,
     ranking: str = "mean_dif",
     k: int = 1,
     rng: np.random.Generator | int = 0,
@@ -109,12 +110,17 @@ def rotation_baseline(
     ----------
     rotation:
         From `random_rotation`, to share it between features and layers.
+    turned:
+        (n_rows, n_neurons) the data's rows in the random basis already; takes the place of `rotation`.
     """
     generator = np.random.default_rng(rng)
-    turned = rotate(data, random_rotation(data.n_neurons, generator) if rotation is None else rotation)
-    order = rank_neurons(turned, ranking, rng=generator)
+    if turned is not None:
+        changed = data.with_features(turned)
+    else:
+        changed = rotate(data, random_rotation(data.n_neurons, generator) if rotation is None else rotation)
+    order = rank_neurons(changed, ranking, rng=generator)
     return fit_support(
-        turned,
+        changed,
         order[:k],
         method=METHOD,
         k=min(k, data.n_neurons),
@@ -182,7 +188,7 @@ def feature_baselines(
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
     token_ids: ArrayLike | None = None,
-    rotation: NDArray[np.float32] | None = None,
+    turned: NDArray[np.float32] | None = None,
     ranking: str = "mean_dif",
     dense: bool = True,
     n_bootstrap: int = 0,
@@ -190,7 +196,8 @@ def feature_baselines(
 ) -> list[ProbeFit]:
     """All baselines of one feature on one layer; token identity where `token_ids` (n_samples,) are given.
 
-    Other parameters as in `heuristic.sparsity_sweep`.
+    `turned` is X in a random basis, (n_samples, n_neurons), where features share it. Other parameters as in
+    `heuristic.sparsity_sweep`.
     """
     from sparse_probing.probes.dense import C_VALUES, fit_dense
 
@@ -200,7 +207,13 @@ def feature_baselines(
     fits = [
         prevalence_baseline(data, bootstrap=bootstrap),
         shuffled_labels_baseline(data, ranking=ranking, rng=generator, bootstrap=bootstrap),
-        rotation_baseline(data, rotation=rotation, ranking=ranking, rng=generator, bootstrap=bootstrap),
+        rotation_baseline(
+            data,
+            turned=None if turned is None else turned[data.row_ids],
+            ranking=ranking,
+            rng=generator,
+            bootstrap=bootstrap,
+        ),
     ]
     if token_ids is not None:
         fits.append(token_identity_baseline(data, token_ids, bootstrap=bootstrap))

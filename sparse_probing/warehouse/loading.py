@@ -250,7 +250,8 @@ def _find_fragments(root: Location) -> dict[str, list[_Fragment]]:
             if manifest.exists():
                 digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
                 runs.setdefault(folder.name, []).append(_Fragment(kind, folder.name, folder, digest))
-    return runs
+    # A run's `runs` fragment is written last: without it the run is still being written.
+    return {run_id: found for run_id, found in runs.items() if any(one.kind == "runs" for one in found)}
 
 
 def _replace_run(connection: duckdb.DuckDBPyConnection, run_id: str, fragments: Sequence[_Fragment]) -> dict[str, int]:

@@ -1,0 +1,210 @@
+"""One layer's arrays to its result tables: every neuron alone, the study's probes, and what they stand beside.
+
+No reading and no writing of artifacts; `tasks.probes` does that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparse_probing import schemas
+from sparse_probing.config import ProbingSpec, canonical_json
+from sparse_probing.probes import baselines, single, uncertainty
+from sparse_probing.probes.heuristic import sparsity_sweep
+from sparse_probing.probes.results import ProbeFit
+from sparse_probing.probes.uncertainty import LabelPermutations
+from sparse_probing.store.labels import LabelMatrix
+from sparse_probing.store.matrices import LayerMatrix
+
+
+@dataclass(frozen=True)
+class ProbingInputs:
+    """What all layers of a run share."""
+
+    run_id: str
+    probing: ProbingSpec
+    labels: LabelMatrix
+    permutations: LabelPermutations
+    rotation: NDArray[np.float32]
+
+
+def shared_inputs(run_id: str, probing: ProbingSpec, labels: LabelMatrix, n_neurons: int) -> ProbingInputs:
+    """Make the permutations and the random basis once for all layers of a run."""
+    generator = np.random.default_rng(probing.seed)
+    return ProbingInputs(
+        run_id=run_id,
+        probing=probing,
+        labels=labels,
+        permutations=uncertainty.permute_labels(
+            labels.labels,
+            labels.groups,
+            split=labels.split,
+            n_permutations=probing.n_permutations,
+            rng=generator,
+        ),
+        rotation=baselines.random_rotation(n_neurons, generator),
+    )
+
+
+def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Table]:
+    """Score and fit everything on one layer.
+
+    Parameters
+    ----------
+    matrix:
+        (n_rows, n_neurons) stored activations, rows as in `inputs.labels`.
+
+    Returns
+    -------
+    Tables of the kinds in `store.results.LAYER_KINDS`.
+    """
+    labels, probing = inputs.labels, inputs.probing
+    arrays: dict[str, Any] = {"split": labels.split}
+    if matrix.codes.dtype == np.uint8:
+        arrays |= {"offset": matrix.offset, "scale": matrix.scale}
+    scored = single.score_features(matrix.codes, labels.labels, labels.groups, **arrays)
+    null = uncertainty.max_null(matrix.codes, permutations=inputs.permutations)
+    # One change of basis serves all features.
+    turned = (matrix.values() - matrix.values()[labels.split == 0].mean(axis=0)) @ inputs.rotation
+    score_tables, fits, supports = [], [], []
+    for column, (feature, level) in enumerate(zip(labels.features, labels.levels, strict=True)):
+        y = labels.labels[:, column]
+        seed = _seed(probing.seed, feature, matrix.layer)
+        table = _score_table(inputs, matrix, feature, scored[column], y, arrays, seed)
+        position = table.schema.get_field_index("p_value")
+        p_values = pa.array(null.p_value[column], pa.float32())
+        score_tables.append(table.set_column(position, table.schema.field(position), p_values))
+        common: dict[str, Any] = {"n_bootstrap": probing.n_bootstrap, "rng": seed}
+        found: list[ProbeFit] = sparsity_sweep(
+            matrix.codes,
+            y,
+            labels.groups,
+            ranking=probing.ranking,
+            k_values=probing.k_values,
+            scores=scored[column],
+            **arrays,
+            **common,
+        )
+        found += baselines.feature_baselines(
+            matrix.codes,
+            y,
+            labels.groups,
+            turned=turned,
+            token_ids=labels.token_ids if level == "token" else None,
+            ranking=probing.ranking,
+            dense=False,
+            **arrays,
+            **common,
+        )
+        for fit in found:
+            fit_id = _fit_id(inputs.run_id, feature, matrix.layer, fit)
+            where = {"run_id": inputs.run_id, "fit_id": fit_id, "layer": matrix.layer}
+            fits.append(where | {"feature": feature} | fit.row())
+            supports += [where | row for row in fit.support_rows()]
+    return {
+        "neuron_scores": pa.concat_tables(score_tables).combine_chunks(),
+        "probe_fits": pa.Table.from_pylist(fits, schema=schemas.PROBE_FITS),
+        "probe_supports": pa.Table.from_pylist(supports, schema=schemas.PROBE_SUPPORTS),
+    }
+
+
+def _seed(seed: int, feature: str, layer: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{feature}/{layer}".encode()).digest()[:4], "big")
+
+
+def _fit_id(run_id: str, feature: str, layer: int, fit: ProbeFit) -> str:
+    key = [run_id, feature, layer, fit.method, fit.variant, fit.ranking, fit.k, fit.step]
+    return hashlib.sha256(canonical_json(key).encode()).hexdigest()[:16]
+
+
+def _shortlist(scores: single.NeuronScores) -> NDArray[np.intp]:
+    """Neurons from best to worst on train: MCC at the fitted threshold, then ROC-AUC, then number."""
+    train = scores.metrics["train"]
+    return np.lexsort((np.arange(scores.n_neurons), -train["roc_auc"], -train["mcc"]))
+
+
+def _score_table(
+    inputs: ProbingInputs,
+    matrix: LayerMatrix,
+    feature: str,
+    scores: single.NeuronScores,
+    y: NDArray[np.int8],
+    arrays: dict[str, Any],
+    seed: int,
+) -> pa.Table:
+    n = scores.n_neurons
+    order = _shortlist(scores)
+    rank = np.empty(n, np.int32)
+    rank[order] = np.arange(1, n + 1)
+    chosen = np.sort(order[: inputs.probing.shortlist])
+    columns: dict[str, Any] = {
+        "run_id": _repeat(inputs.run_id, n),
+        "feature": _repeat(feature, n),
+        "layer": np.full(n, matrix.layer, np.int32),
+        "neuron": np.arange(n, dtype=np.int32),
+        "coef": scores.coef,
+        "intercept": scores.intercept,
+        "converged": scores.converged,
+        "best_threshold": scores.best_threshold,
+        "best_direction": scores.best_direction,
+        "mean_difference": scores.mean_difference,
+        "f_statistic": scores.f_statistic,
+        "mutual_information": scores.mutual_information,
+        "p_value": np.zeros(n, np.float32),
+        "q_value": np.ones(n, np.float32),
+        "layer_rank": rank,
+        "shortlisted": rank <= inputs.probing.shortlist,
+    }
+    for split in schemas.SPLITS:
+        columns |= {f"{split}_{name}": scores.metrics[split][name] for name in schemas.NEURON_METRICS}
+        columns |= {f"{split}_best_{name}": scores.best_metrics[split][name] for name in schemas.NEURON_BEST_METRICS}
+    for split in ("validation", "test"):
+        low, high = uncertainty.neuron_intervals(
+            scores,
+            matrix.codes,
+            y,
+            inputs.labels.groups,
+            chosen,
+            part=split,
+            n_bootstrap=inputs.probing.n_bootstrap,
+            rng=seed,
+            **arrays,
+        )
+        columns[f"{split}_mcc_low"] = _sparse(low, chosen, n)
+        columns[f"{split}_mcc_high"] = _sparse(high, chosen, n)
+    return pa.Table.from_arrays(
+        [_column(columns[field.name], field.type) for field in schemas.NEURON_SCORES], schema=schemas.NEURON_SCORES
+    )
+
+
+def _repeat(value: str, n: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([value])).cast(pa.string())
+
+
+def _sparse(values: NDArray[np.float64], at: NDArray[np.intp], n: int) -> pa.Array:
+    """Values of some neurons among all; null where there is none."""
+    full = np.full(n, np.nan)
+    full[at] = values
+    return pa.array(full, pa.float64(), from_pandas=True)
+
+
+def _column(values: Any, kind: pa.DataType) -> pa.Array:
+    return values.cast(kind) if isinstance(values, pa.Array) else pa.array(np.asarray(values)).cast(kind, safe=False)
+
+
+def best_layers(tables: Sequence[pa.Table]) -> dict[str, int]:
+    """For each feature, the layer whose shortlist has the best validation MCC: where costly baselines are fitted."""
+    best: dict[str, tuple[float, float, int]] = {}
+    for table in tables:
+        short = table.filter(table.column("shortlisted"))
+        names = ("feature", "layer", "validation_mcc", "train_mcc")
+        for feature, layer, validation, train in zip(*(short.column(name).to_pylist() for name in names), strict=True):
+            best[feature] = max(best.get(feature, (-2.0, -2.0, 0)), (validation, train, -layer))
+    return {feature: -key[2] for feature, key in best.items()}
