@@ -16,6 +16,8 @@ from sparse_probing import __version__
 from sparse_probing.errors import SparseProbingError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sparse_probing.settings import Settings
 
 # Set before Prefect, transformers or Great Expectations are imported; what the user has set stays.
@@ -130,30 +132,20 @@ def _study(profile: str, settings: Settings) -> int:
         f"data in {settings.data_uri}; Prefect on {where}."
     )
     from flows.study import study
-    from sparse_probing.errors import CheckFailure
     from tasks.progress import show_bars
 
-    failure: CheckFailure | None = None
     with show_bars(console):
-        try:
-            study(profile=profile, spec=plan)
-        except CheckFailure as error:
-            failure = error
-    _summary(console, plan.name, settings, time.monotonic() - started)
-    if failure is not None:
-        raise failure
+        run_ids = study(profile=profile, spec=plan)
+    _summary(console, run_ids, settings, time.monotonic() - started)
     return 0
 
 
-def _summary(console: object, study: str, settings: Settings, seconds: float) -> None:
-    from rich.console import Console
-
+def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: float) -> None:
     from sparse_probing.reports import tables
     from sparse_probing.warehouse import connect, reads
 
-    assert isinstance(console, Console)
     with connect(settings.snapshot_path) as connection:
-        console.print(tables.best_neurons_table(reads.best_neurons(connection, study=study)))
+        console.print(tables.best_neurons_table(reads.best_neurons(connection, run_ids)))
     console.print(f"Done in {seconds:.0f} s.")
     console.print(f"  Database  {settings.snapshot_path}", highlight=False, soft_wrap=True)
     console.print(f"  Report    {settings.reports_dir / 'index.html'}", highlight=False, soft_wrap=True)
@@ -185,28 +177,30 @@ def _sql(options: argparse.Namespace, settings: Settings) -> int:
 
     query = sys.stdin.read() if options.query == "-" else options.query
     with connect(settings.snapshot_path) as connection:
-        columns, rows = reads.query(connection, query)
-    print(tables.format_rows(columns, rows, format=options.format))
+        answer = reads.query(connection, query)
+    print(tables.format_rows(answer.columns, answer.rows, format=options.format))
     return 0
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> int:
-    from sparse_probing.warehouse import checks, connect, reads
+    from sparse_probing.warehouse import connect, reads
+    from tasks.warehouse import check_again
 
-    results = checks.check_snapshot(settings.snapshot_path)
     with connect(settings.snapshot_path) as connection:
-        titles = {run.run_id: f"{run.model} · {run.collection}" for run in reads.runs(connection)}
+        run_ids = [run.run_id for run in reads.runs(connection)]
+    check_again(run_ids)
+    with connect(settings.snapshot_path) as connection:
+        results = reads.checks(connection)
     for result in results:
         if options.all or not result.passed:
-            state = "passed" if result.passed else f"FAILED ({result.severity}, {result.n_violations})"
-            title = titles.get(result.run_id, result.run_id)
-            print(f"{state:<20} {result.check_name:<36} {title}" + (f"  {result.detail}" if result.detail else ""))
-    failed = checks.failed_errors(results)
-    print(
-        f"{len(results)} checks, {sum(not result.passed for result in results)} failed, {len(failed)} of severity error."
-    )
+            state = "passed" if result.passed else f"FAILED ({result.severity}, {result.violations})"
+            title = f"{result.model} · {result.collection}" if result.model else result.run_id
+            print(f"{state:<22} {result.name:<36} {title}" + (f"  {result.detail}" if result.detail else ""))
+    failed = [result for result in results if not result.passed]
+    errors = sum(result.severity == "error" for result in failed)
+    print(f"{len(results)} checks of {len(run_ids)} runs: {len(failed)} failed, {errors} of severity error.")
     print('Next: sparse-probing sql "select * from validation_checks where not passed"')
-    return 1 if failed else 0
+    return 1 if errors else 0
 
 
 def _report(settings: Settings) -> int:

@@ -13,7 +13,7 @@ from tasks.preflight import refuse_the_impossible
 
 
 @flow(name="study", flow_run_name="study {profile}", persist_result=False)
-def study(profile: str = "demo", spec: StudySpec | None = None) -> str:
+def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
     """Run a study to its end; what is finished already is not computed again.
 
     Parameters
@@ -25,18 +25,19 @@ def study(profile: str = "demo", spec: StudySpec | None = None) -> str:
 
     Returns
     -------
-    str
-        Path of the published snapshot.
+    list of str
+        Ids of the runs, now published.
     """
     plan = spec or load_profile(profile)
     refuse_the_impossible(plan)
-    snapshot = ""
+    finished: list[str] = []
     for model in plan.models:
         datasets = build_datasets(model, plan.collections)
         activations = extract_all(model, datasets, plan.extraction)
         run_ids = probe_all(plan, model, datasets, activations)
-        snapshot = publish_results(run_ids, plan.name)
-    return snapshot
+        publish_results(run_ids, datasets, plan.name)
+        finished += run_ids
+    return finished
 
 
 if __name__ == "__main__":

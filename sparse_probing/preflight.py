@@ -35,6 +35,7 @@ def preflight(study: StudySpec, settings: Settings) -> None:
     from sparse_probing import probes
     from sparse_probing.datasets import build
     from sparse_probing.models import hooks, loading
+    from sparse_probing.models.peek import peek_n_layers
 
     check_writable(settings)
     for method in study.probing.methods:
@@ -43,10 +44,10 @@ def preflight(study: StudySpec, settings: Settings) -> None:
                 f"Probe method {method!r} is unknown; known: {', '.join(probes.METHODS)}.",
                 remedy="Edit probing.methods.",
             )
-    hooks.canonical_name(study.extraction.hook)
+    hooks.canonical_hook(study.extraction.hook)
     for model in study.models:
         loading.preflight(model, models_dir=settings.models_dir)
-        n_layers = loading.peek_n_layers(model, models_dir=settings.models_dir)
+        n_layers = peek_n_layers(model)
         for layer in study.extraction.layers or ():
             if n_layers is not None and not 0 <= layer < n_layers:
                 raise InputError(

@@ -6,6 +6,7 @@ from prefect import task
 
 from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.settings import load_settings
+from sparse_probing.store.manifests import find_manifest, read_manifest
 from tasks.policies import POLICY, one_at_a_time
 from tasks.progress import reporter
 from tasks.references import data_root, located, relative
@@ -19,15 +20,25 @@ def extract_activations(model: ModelSpec, dataset: str, extraction: ExtractionSp
 
     settings = load_settings()
     resolved = loading.resolve_model(model, models_dir=settings.models_dir)
-    collection = dataset.rsplit("/", 1)[-1].rsplit("-", 1)[0]
-    arguments = {
-        "root": data_root(),
-        "device": settings.device,
-        "progress": reporter(f"Extract {collection}"),
-    }
-    finished = engine.find_finished(located(dataset), resolved, extraction, root=data_root())
-    if finished is not None:
-        return relative(finished)
+    source = located(dataset)
+    dataset_digest = read_manifest(source).digest
+    digest = engine.activations_digest(extraction, resolved, dataset_digest)
+    folder = engine.activations_folder(data_root(), resolved, dataset_digest, digest)
+    if find_manifest(folder, digest=digest) is not None:
+        return relative(folder)
+    collection = folder_collection(dataset)
     with one_at_a_time():
-        folder = engine.extract_dataset(located(dataset), resolved, extraction, **arguments)
+        engine.extract_dataset(
+            source,
+            resolved,
+            extraction,
+            root=data_root(),
+            device=settings.device,
+            progress=reporter(f"Extract {collection}"),
+        )
     return relative(folder)
+
+
+def folder_collection(dataset: str) -> str:
+    """Name of the collection in a dataset's reference ``datasets/<collection>-<digest>``."""
+    return dataset.rsplit("/", 1)[-1].rsplit("-", 1)[0]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from prefect import task
 
 from sparse_probing.config import CollectionSpec, ModelSpec
+from sparse_probing.errors import CheckFailure
 from sparse_probing.settings import load_settings
+from sparse_probing.store.datasets import dataset_frames
 from tasks.policies import POLICY
 from tasks.progress import reporter
 from tasks.references import data_root, located, relative
@@ -47,5 +49,10 @@ def check_dataset(dataset: str) -> str:
     """
     from sparse_probing.warehouse import checks
 
-    checks.require_valid_dataset(located(dataset))
+    failed = checks.failed_errors(checks.check_dataset(*dataset_frames(located(dataset))))
+    if failed:
+        raise CheckFailure(
+            f"Dataset {dataset}: {failed[0].check_name}: {failed[0].detail} ({len(failed)} checks failed).",
+            remedy="Mend the text source, or delete the dataset's folder if it was changed by hand.",
+        )
     return dataset

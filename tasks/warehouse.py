@@ -10,8 +10,9 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from sparse_probing.errors import CheckFailure
 from sparse_probing.settings import load_settings
+from sparse_probing.store.datasets import dataset_frames
 from tasks.policies import POLICY
-from tasks.references import data_root
+from tasks.references import data_root, located
 
 WORKING_NAME = "working.duckdb"
 _one_writer = threading.Lock()
@@ -31,12 +32,19 @@ def load_results() -> int:
 
 
 @task(name="check-results", **POLICY)
-def check_results(run_ids: list[str]) -> list[str]:
+def check_results(run_ids: list[str], datasets: list[str]) -> list[str]:
     """Run every check over the runs and record the outcomes; returns one line per failed check of severity error."""
     from sparse_probing.warehouse import checks
 
     with _one_writer:
         results = checks.run_checks(_working(), run_ids)
+        of_datasets = [
+            result
+            for run_id, dataset in zip(run_ids, datasets, strict=True)
+            for result in checks.check_dataset(*dataset_frames(located(dataset)), run_id=run_id)
+        ]
+        checks.record_results(_working(), of_datasets)
+        results = [*results, *of_datasets]
     create_table_artifact(
         key="validation-checks",
         table=[
@@ -66,7 +74,7 @@ def publish_snapshot() -> str:
 
 
 @task(name="write-report", **POLICY)
-def write_report(study: str) -> str:
+def write_report(run_ids: list[str], study: str) -> str:
     """Write the HTML report and leave the rankings as artifacts; returns the report's path."""
     from sparse_probing.reports import html
     from sparse_probing.warehouse import connect, reads
@@ -74,7 +82,7 @@ def write_report(study: str) -> str:
     settings = load_settings()
     path = html.write_report(settings.snapshot_path, settings.reports_dir / "index.html")
     with connect(settings.snapshot_path) as connection:
-        best = reads.best_neurons(connection, study=study)
+        best = reads.best_neurons(connection, run_ids)
     columns = ("model", "collection", "feature", "layer", "neuron", "validation_mcc", "test_mcc", "q_value")
     rows = [{name: getattr(row, name) for name in columns} for row in best]
     create_table_artifact(key="best-neurons", table=rows, description=f"Best neuron per feature, study {study}")
@@ -99,3 +107,13 @@ def raise_failed_checks(failed: list[str]) -> None:
             f"{len(failed)} validation check(s) of severity error failed: {'; '.join(failed)}.",
             remedy="Results are published; see: sparse-probing check",
         )
+
+
+def check_again(run_ids: list[str]) -> None:
+    """Run the checks of published runs once more and publish their outcomes; outside of any flow."""
+    from sparse_probing.warehouse import checks, loading
+
+    with _one_writer:
+        loading.load_results(_working(), data_root())
+        checks.run_checks(_working(), run_ids)
+        loading.publish(_working(), load_settings().snapshot_path)
