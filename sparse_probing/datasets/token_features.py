@@ -31,7 +31,7 @@ class TokenOptions(Options):
     skip_tokens: int = Field(default=10, ge=0, description="First positions of a text that are not labelled.")
     min_tokens: int = Field(default=16, ge=1, description="Sequences with fewer tokens of text are left out.")
     max_rows: int = Field(default=10_000, ge=30, description="Labelled positions, all features together.")
-    prevalence_floor: float = Field(default=0.2, ge=0, lt=0.9, description="Least share of positives of a feature.")
+    prevalence_floor: float = Field(default=0.2, ge=0, le=0.5, description="Least share of positives of a feature.")
     path: str | None = Field(
         default=None, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file of own texts."
     )
