@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -125,7 +125,6 @@ class Dataset:
     sequences: tuple[Sequenced, ...]
     labels: tuple[Labels, ...]
     special: SpecialTokens
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Collection(ABC, Generic[OptionsT]):
@@ -150,7 +149,7 @@ class Collection(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def label(self, plan: Plan[OptionsT], sequences: Sequence[Sequenced], tokenizer: Tokenizer) -> Iterable[Labels]:
-        """Labels of each planned feature, in the plan's order."""
+        """Labels of the planned features, in the plan's order; a feature may be left out if its options say so."""
 
     def classes_needed(self, plan: Plan[OptionsT]) -> tuple[str, ...]:
         """Labels that documents must have; a class without any text is an error."""
