@@ -12,6 +12,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sparse_probing.datasets.sources import LanguageReference
+
 ALPHABETS = {
     "es": "aeiournsñ",
     "de": "äenrstöik",
@@ -42,6 +44,21 @@ def make_text(words: list[str], n_words: int, generator: np.random.Generator) ->
     return " ".join(parts)
 
 
+def train_tokenizer(texts: list[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    special = "<|endoftext|>"
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=special, eos_token=special, unk_token=special)
+
+
 @pytest.fixture(scope="session")
 def corpus() -> dict[str, list[str]]:
     """Forty texts of each of four invented languages."""
@@ -55,18 +72,18 @@ def corpus() -> dict[str, list[str]]:
 @pytest.fixture(scope="session")
 def tokenizer(corpus: dict[str, list[str]]) -> PreTrainedTokenizerFast:
     """A byte-level BPE whose BOS token has id 0, as GPT-NeoX has it."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator((text for code in ("es", "de", "fr") for text in corpus[code]), trainer)
-    special = "<|endoftext|>"
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=special, eos_token=special, unk_token=special)
+    return train_tokenizer([text for code in ("es", "de", "fr") for text in corpus[code]], vocab_size=400)
+
+
+@pytest.fixture(scope="session")
+def english() -> list[str]:
+    """Chapters of Python's own reference."""
+    return [document.text for document in LanguageReference().documents(0)]
+
+
+@pytest.fixture(scope="session")
+def english_tokenizer(english: list[str]) -> PreTrainedTokenizerFast:
+    return train_tokenizer(english, vocab_size=2000)
 
 
 @pytest.fixture
