@@ -165,7 +165,9 @@ def _inputs(collection: Collection[Any], plan: Plan[Any], tokenizer_digest: str)
 def _check_labels(plan: Plan[Any], dataset: Dataset) -> None:
     """Every class feature has both classes, and every feature some row, in each split."""
     split = np.array([schemas.SPLITS.index(item.split) for item in dataset.sequences])
-    for feature, labels in zip(plan.features, dataset.labels, strict=True):
+    features = {feature.name: feature for feature in plan.features}
+    for labels in dataset.labels:
+        feature = features[labels.feature]
         for index, name in enumerate(schemas.SPLITS):
             values = labels.values[split[labels.sequence] == index]
             missing = not len(values) or (feature.task == "classification" and values.min() == values.max())
@@ -185,9 +187,15 @@ def _facts(plan: Plan[Any], dataset: Dataset, sequences: pa.Table, labels: pa.Ta
         (int(seq), -1 if position is None else int(position))
         for seq, position in zip(labels["seq_id"].to_pylist(), labels["position"].to_pylist(), strict=True)
     }
+    labelled = {part.feature for part in dataset.labels}
     return {
         "collection": plan.spec.collection,
-        "features": [{"name": f.name, "task": f.task, "level": plan.level} for f in plan.features],
+        "features": [
+            {"name": feature.name, "task": feature.task, "level": plan.level}
+            for feature in plan.features
+            if feature.name in labelled
+        ],
+        "features_left_out": [feature.name for feature in plan.features if feature.name not in labelled],
         "pooling": plan.pooling,
         "context_length": plan.spec.context_length,
         "n_sequences": sequences.num_rows,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -39,7 +39,9 @@ class Options(BaseModel):
     sequences_per_class: int = Field(default=300, ge=len(SPLITS), description="Sequences of each class, all splits.")
     windows_per_document: int = Field(default=1, ge=1, description="Pieces taken of a document longer than a context.")
     documents_per_class: int = Field(
-        default=20_000, ge=len(SPLITS), description="Documents of a class that are considered, chosen by the seed."
+        default=20_000,
+        ge=len(SPLITS),
+        description="Texts or pieces of a class that are considered, chosen by the seed.",
     )
     min_tokens: int = Field(default=8, ge=1, description="Sequences with fewer tokens of text are left out.")
     skip_tokens: int = Field(default=0, ge=0, description="Tokens at the start of the text that nothing may use.")
@@ -123,7 +125,6 @@ class Dataset:
     sequences: tuple[Sequenced, ...]
     labels: tuple[Labels, ...]
     special: SpecialTokens
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Collection(ABC, Generic[OptionsT]):
@@ -148,7 +149,11 @@ class Collection(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def label(self, plan: Plan[OptionsT], sequences: Sequence[Sequenced], tokenizer: Tokenizer) -> Iterable[Labels]:
-        """Labels of each planned feature, in the plan's order."""
+        """Labels of the planned features, in the plan's order; a feature may be left out if its options say so."""
+
+    def classes_needed(self, plan: Plan[OptionsT]) -> tuple[str, ...]:
+        """Labels that documents must have; a class without any text is an error."""
+        return ()
 
     def resolve(self, spec: CollectionSpec) -> Plan[OptionsT]:
         """Validate a spec and fill in what it leaves open.
@@ -181,6 +186,13 @@ class Collection(ABC, Generic[OptionsT]):
             raise InputError(
                 f"Collection {self.name}: features is empty; it offers {', '.join(names)}.",
                 remedy="Name some, or leave features out for all.",
+            )
+        least = max(options.min_tokens, options.skip_tokens + 1)
+        if least >= spec.context_length:
+            raise InputError(
+                f"Collection {self.name}: context_length is {spec.context_length}, but min_tokens and skip_tokens ask for "
+                f"{least} tokens of text beside special ones.",
+                remedy="Raise context_length, or lower options.min_tokens or options.skip_tokens.",
             )
         pooling = spec.pooling or self.default_pooling
         if pooling not in self.poolings:
@@ -226,22 +238,28 @@ class Collection(ABC, Generic[OptionsT]):
         return Dataset(*_drop_unlabelled(sequences, labels), special)
 
     def _read(self, plan: Plan[OptionsT]) -> dict[str, list[Document]]:
-        """Documents by class, each class in hash order."""
+        """Pieces of documents by class, each class in hash order."""
         options, seed = plan.options, plan.spec.seed
+        max_chars = plan.spec.context_length * CHARS_PER_TOKEN
         heaps: dict[str, list[tuple[int, int, Document]]] = {}
         serial = 0
         for source in self.sources(options):
             for document in source.documents(seed):
-                serial += 1
-                heap = heaps.setdefault(document.label, [])
-                key = order_key(seed, "document", document.label, document.group_id, document.text)
-                if len(heap) < options.documents_per_class:
-                    heapq.heappush(heap, (-key, serial, document))
-                elif -key > heap[0][0]:
-                    heapq.heapreplace(heap, (-key, serial, document))
-        if not heaps:
+                for piece in windows(
+                    document, max_chars=max_chars, max_windows=options.windows_per_document, seed=seed
+                ):
+                    serial += 1
+                    heap = heaps.setdefault(piece.label, [])
+                    key = order_key(seed, "document", piece.label, piece.group_id, piece.text)
+                    if len(heap) < options.documents_per_class:
+                        heapq.heappush(heap, (-key, serial, piece))
+                    elif -key > heap[0][0]:
+                        heapq.heapreplace(heap, (-key, serial, piece))
+        missing = [label for label in self.classes_needed(plan) if label not in heaps] if heaps else ["any"]
+        if missing:
             raise DataError(
-                f"Collection {self.name}: no text was found.", remedy="Check the labels and paths in its options."
+                f"Collection {self.name}: no text of class {', '.join(missing)}; found {', '.join(sorted(heaps)) or 'none'}.",
+                remedy="Check labels and paths in its options, or leave those classes out.",
             )
         return {
             label: [document for _, _, document in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
@@ -260,7 +278,6 @@ class Collection(ABC, Generic[OptionsT]):
     ) -> list[list[Document]]:
         """One list a class and split: candidates in order of preference, a group at a time in turn, none repeated."""
         spec, options = plan.spec, plan.options
-        max_chars = spec.context_length * CHARS_PER_TOKEN
         quotas = split_quotas(options.sequences_per_class, spec.split_fractions)
         seen = NearDuplicates()
         buckets = []
@@ -270,13 +287,10 @@ class Collection(ABC, Generic[OptionsT]):
                 mine = [document for document in found if splits[document.group_id] == split]
                 bucket: list[Document] = []
                 for document in _in_turn(mine):
-                    for piece in windows(
-                        document, max_chars=max_chars, max_windows=options.windows_per_document, seed=spec.seed
-                    ):
-                        if len(bucket) < wanted and seen.add(piece.text):
-                            bucket.append(piece)
                     if len(bucket) == wanted:
                         break
+                    if seen.add(document.text):
+                        bucket.append(document)
                 if not bucket:
                     raise self._too_few(label, split, len(mine))
                 buckets.append(bucket)

@@ -58,6 +58,10 @@ class DocumentClassCollection(Collection[DocumentOptionsT]):
         """See `Collection.features`."""
         return tuple(Feature(name) for name in dict.fromkeys(self.classes(options).values()))
 
+    def classes_needed(self, plan: Plan[DocumentOptionsT]) -> tuple[str, ...]:
+        """See `Collection.classes_needed`."""
+        return tuple(dict.fromkeys(self.classes(plan.options).values()))
+
     def sources(self, options: DocumentOptionsT) -> tuple[Source, ...]:
         """See `Collection.sources`."""
         if options.path is None:

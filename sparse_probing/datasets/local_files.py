@@ -159,8 +159,9 @@ def _column_batches(file: Path, columns: list[str]) -> Iterator[dict[str, list[A
             for batch in pq.ParquetFile(file).iter_batches(READ_ROWS, columns=columns):
                 yield batch.to_pydict()
         elif file.suffix == ".jsonl":
-            for batch in pajson.read_json(file).select(columns).to_batches(READ_ROWS):
-                yield batch.to_pydict()
+            with pajson.open_json(file) as reader:
+                for batch in reader:
+                    yield batch.select(columns).to_pydict()
         else:
             text = pacsv.ConvertOptions(
                 include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparse_probing.datasets.affixes import Prefixes, Suffixes
 from sparse_probing.datasets.collection import Collection
+from sparse_probing.datasets.labelled_text import LabelledText
 from sparse_probing.datasets.natural_lang_id import NaturalLanguage
+from sparse_probing.datasets.position import Position
 from sparse_probing.datasets.programming_lang_id import ProgrammingLanguage
 from sparse_probing.datasets.text_features import TextFeatures
 from sparse_probing.errors import InputError
@@ -16,6 +19,10 @@ COLLECTIONS: dict[str, Collection[Any]] = {
         NaturalLanguage(),
         ProgrammingLanguage(),
         TextFeatures(),
+        Prefixes(),
+        Suffixes(),
+        Position(),
+        LabelledText(),
     )
 }
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from sparse_probing.config import Pooling
@@ -19,6 +20,7 @@ from sparse_probing.datasets.local_files import LocalTexts
 from sparse_probing.datasets.sampling import order_key, sample_rows
 from sparse_probing.datasets.sources import Source
 from sparse_probing.datasets.tokens import Tokenizer, token_strings
+from sparse_probing.errors import DataError
 from sparse_probing.schemas import SPLITS
 
 # True, False, or None for a token of which it cannot be said.
@@ -31,7 +33,11 @@ class TokenOptions(Options):
     skip_tokens: int = Field(default=10, ge=0, description="First positions of a text that are not labelled.")
     min_tokens: int = Field(default=16, ge=1, description="Sequences with fewer tokens of text are left out.")
     max_rows: int = Field(default=10_000, ge=30, description="Labelled positions, all features together.")
-    prevalence_floor: float = Field(default=0.2, ge=0, lt=0.9, description="Least share of positives of a feature.")
+    prevalence_floor: float = Field(default=0.2, ge=0, le=0.5, description="Least share of positives of a feature.")
+    rare_features: Literal["refuse", "leave_out"] = Field(
+        default="refuse", description="What to do with features of fewer than min_positives positives in some split."
+    )
+    min_positives: int = Field(default=10, ge=1, description="Positives that a feature must have in each split.")
     path: str | None = Field(
         default=None, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file of own texts."
     )
@@ -45,11 +51,24 @@ class TokenOptions(Options):
 TokenOptionsT = TypeVar("TokenOptionsT", bound=TokenOptions)
 
 
-class TokenFeatureCollection(Collection[TokenOptionsT]):
-    """Base of collections of token features; a subclass gives one rule a feature."""
+class TokenCollection(Collection[TokenOptionsT]):
+    """Base of collections that label single positions: of the user's texts, or of a mixed corpus."""
 
     default_pooling: Pooling = "none"  # type: ignore[misc]
     poolings: tuple[Pooling, ...] = ("none",)  # type: ignore[misc]
+
+    def sources(self, options: TokenOptionsT) -> tuple[Source, ...]:
+        """See `Collection.sources`."""
+        if options.path is None:
+            return mixed_sources()
+        return (LocalTexts(options.path, options.text_column, options.label_column, options.group_column),)
+
+
+class TokenFeatureCollection(TokenCollection[TokenOptionsT]):
+    """Base of collections of token classes; a subclass gives one rule a feature."""
+
+    # Whether a feature holds only of tokens that end a word: the token after them does not go on with a letter.
+    ends_word: ClassVar[bool] = False
 
     @abstractmethod
     def rules(self) -> dict[str, TokenRule]:
@@ -58,12 +77,6 @@ class TokenFeatureCollection(Collection[TokenOptionsT]):
     def features(self, options: TokenOptionsT) -> tuple[Feature, ...]:
         """See `Collection.features`."""
         return tuple(Feature(name) for name in self.rules())
-
-    def sources(self, options: TokenOptionsT) -> tuple[Source, ...]:
-        """See `Collection.sources`."""
-        if options.path is None:
-            return mixed_sources()
-        return (LocalTexts(options.path, options.text_column, options.label_column, options.group_column),)
 
     def label(
         self, plan: Plan[TokenOptionsT], sequences: Sequence[Sequenced], tokenizer: Tokenizer
@@ -75,9 +88,16 @@ class TokenFeatureCollection(Collection[TokenOptionsT]):
         strings = token_strings(tokenizer, vocabulary.tolist())
         rules = self.rules()
         answers = [[rules[name](strings[token]) for name in names] for token in vocabulary.tolist()]
-        positive = np.array([[answer is True for answer in row] for row in answers], dtype=bool)
-        allowed = np.array([[answer is not None for answer in row] for row in answers], dtype=bool)
-        positive, allowed = positive[inverse], allowed[inverse]
+        positive = np.array([[answer is True for answer in row] for row in answers], dtype=bool)[inverse]
+        allowed = np.array([[answer is not None for answer in row] for row in answers], dtype=bool)[inverse]
+        if self.ends_word:
+            goes_on = np.array([strings[token][:1].isalpha() for token in vocabulary.tolist()])[inverse]
+            follows = np.append((sequence[1:] == sequence[:-1]) & (position[1:] == position[:-1] + 1), False)
+            positive &= ~(follows & np.append(goes_on[1:], False))[:, None]
+            allowed &= follows[:, None]
+        kept = self._frequent(plan, names, positive & allowed, split)
+        names = [names[number] for number in kept]
+        positive, allowed = positive[:, kept], allowed[:, kept]
         sample = sample_rows(
             positive,
             allowed,
@@ -92,10 +112,27 @@ class TokenFeatureCollection(Collection[TokenOptionsT]):
             values = np.where(positive[rows, number], 1, -1).astype(np.int8)
             yield Labels(name, sequence[rows], position[rows], values)
 
+    def _frequent(
+        self, plan: Plan[TokenOptionsT], names: Sequence[str], positive: NDArray[np.bool_], split: NDArray[np.int64]
+    ) -> list[int]:
+        """Numbers of the features with enough positives in each split."""
+        counts = np.array([positive[split == index].sum(axis=0) for index in range(len(SPLITS))])
+        least = plan.options.min_positives
+        kept = [number for number in range(len(names)) if counts[:, number].min() >= least]
+        if len(kept) < len(names) and (plan.options.rare_features == "refuse" or not kept):
+            rare = next(number for number in range(len(names)) if number not in kept)
+            where = SPLITS[int(counts[:, rare].argmin())]
+            raise DataError(
+                f"Feature {names[rare]!r} has {counts[:, rare].min()} positive positions in {where}; {least} are needed "
+                f"({len(names) - len(kept)} of {len(names)} features lack some).",
+                remedy='Give more or other text, name the features you want, or set options.rare_features = "leave_out".',
+            )
+        return kept
+
 
 def candidates(
     plan: Plan[TokenOptionsT], sequences: Sequence[Sequenced]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.uint64]]:
     """All positions that may be labelled: sequence, position, token id, split index and a random priority, (n,) each."""
     parts = []
     for number, item in enumerate(sequences):
