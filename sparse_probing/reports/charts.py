@@ -118,14 +118,14 @@ def _cell(feature: str, layer: int, row: dict[Any, Any] | None) -> Cell:
         return Cell("", None, f"{feature}, layer {layer}: no neuron", False)
     test = interval(number(row["test_mcc"]), number(row["test_mcc_low"]), number(row["test_mcc_high"]))
     title = f"{feature}, layer {layer}, neuron {int(row['neuron'])}: validation MCC {value:.3f}, test MCC {test}"
-    text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.0f}"
+    text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.1f}"
     return Cell(text, min(N_SHADES, max(0, round(value * N_SHADES))), title, bool(row["is_best_layer"]))
 
 
 def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str]) -> Chart:
     records = rows.to_dict("records")
     ks = sorted({int(row["k"]) for row in records})
-    scores = [number(row[name]) for row in records for name in ("validation_score", "test_score", "test_low")]
+    scores = [number(row[name]) for row in records for name in ("validation_score", "test_score")]
     dense = number(records[0]["dense_test_score"])
     lowest = min([value for value in [*scores, dense] if value is not None] + [0.0])
     bottom = 0.0 if lowest >= 0 else max(-1.0, math.floor(lowest * 4) / 4)

@@ -193,7 +193,7 @@ def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
         versions = ", ".join(f"{name} {text}" for name, text in json.loads(run.package_versions).items())
     except (ValueError, AttributeError):
         versions = run.package_versions
-    error = MISSING_ERROR
+    error = "not quantised"
     if run.max_quantisation_error is not None and run.quantisation_error_bound is not None:
         error = f"{run.max_quantisation_error:.4g} (bound {run.quantisation_error_bound:.4g})"
     return (
@@ -214,9 +214,6 @@ def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
         ("packages", versions),
         ("created", f"{run.created_at:%Y-%m-%d %H:%M} UTC"),
     )
-
-
-MISSING_ERROR = "not quantised"
 
 
 def _trajectory_rows(trajectories: pd.DataFrame) -> list[dict[str, Any]]:
