@@ -1,1 +1,1 @@
-"""Tables and pages for people. Reads only from the warehouse."""
+"""Results as people read them: terminal tables, CSV and JSON, and the HTML report. Reads the warehouse alone."""

@@ -1,0 +1,155 @@
+"""Results as text: a table for the terminal, and rows as table, CSV or JSON.
+
+Only layout lives here; every number comes from `warehouse.reads`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import groupby
+from typing import Any, Literal
+
+from rich.markup import escape
+from rich.table import Table
+
+from sparse_probing.errors import InputError
+from sparse_probing.warehouse.reads import BestNeuron
+
+Format = Literal["table", "csv", "json"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "json")
+MISSING = "–"
+
+
+def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neuron of each feature") -> Table:
+    """A terminal table, one section per model, revision and collection; rows in the order given.
+
+    Test MCC comes with its 95 % interval; a neuron that shares the best validation MCC says how many do.
+    """
+    table = Table(title=title, title_justify="left", caption="chosen on validation, reported on test")
+    for heading in ("feature", "layer", "neuron", "validation MCC", "test MCC [95 %]", "prevalence", "q"):
+        table.add_column(heading, justify="left" if heading == "feature" else "right", no_wrap=heading != "feature")
+    for (model, revision, collection, _), group in groupby(
+        neurons, key=lambda row: (row.model, row.revision, row.collection, row.run_id)
+    ):
+        table.add_row(f"[bold]{escape(collection)}[/bold] [dim]{escape(model)}@{escape(revision)}[/dim]")
+        for row in group:
+            table.add_row(
+                escape(row.feature),
+                str(row.layer),
+                str(row.neuron),
+                score(row.validation_mcc) + (f" ({row.ties} tie)" if row.ties > 1 else ""),
+                interval(row.test_mcc, row.test_mcc_low, row.test_mcc_high),
+                f"{row.prevalence:.3f}",
+                q_value(row.q_value),
+            )
+        table.add_section()
+    return table
+
+
+def format_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str = "table") -> str:
+    """Columns and rows as text, without a final line break.
+
+    Parameters
+    ----------
+    format:
+        ``table`` (aligned text), ``csv`` (null is empty), or ``json`` (a list of objects; what is not a finite number
+        is null).
+
+    Raises
+    ------
+    InputError
+        If the format is unknown.
+    """
+    if format == "csv":
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([["" if value is None else value for value in row] for row in rows])
+        return stream.getvalue().rstrip("\n")
+    if format == "json":
+        names = _distinct(columns)
+        records = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
+        return json.dumps(records, ensure_ascii=False, indent=1)
+    if format != "table":
+        raise InputError(f"Format {format!r} unknown; expected {', '.join(FORMATS)}.", remedy="Choose one of them.")
+    return _aligned(columns, rows)
+
+
+def score(value: float | None) -> str:
+    """A score with three decimals."""
+    return MISSING if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A score with its interval, if it has one."""
+    if low is None or high is None:
+        return score(value)
+    return f"{score(value)} [{score(low)}, {score(high)}]"
+
+
+def q_value(value: float | None) -> str:
+    """A q-value: three decimals, and no false zero."""
+    if value is None or math.isnan(value):
+        return MISSING
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    texts = [[_text(value) for value in row] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(columns, *texts, strict=True)]
+    numeric = [
+        bool(rows) and all(row[i] is None or (isinstance(row[i], int | float | Decimal)) for row in rows)
+        for i in range(len(columns))
+    ]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(cells, widths, numeric, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    count = f"({len(rows)} row{'' if len(rows) == 1 else 's'})"
+    return "\n".join([line(columns), rule, *map(line, texts), count])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return " ".join(str(value).split())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Column names as keys of one object: a repeated name gets a number."""
+    names: list[str] = []
+    for name in columns:
+        candidate, number = name, 2
+        while candidate in names:
+            candidate, number = f"{name}_{number}", number + 1
+        names.append(candidate)
+    return names

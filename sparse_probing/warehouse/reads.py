@@ -1,0 +1,199 @@
+"""Typed reads of the snapshot for the command line and the reports: frozen rows out, or a pandas frame.
+
+The questions themselves are views in `sql/`; here they are asked, filtered by run, and given types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+import duckdb
+import pandas as pd
+
+from sparse_probing.errors import InputError
+from sparse_probing.warehouse.connection import one_line
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run and its provenance; the columns of table `runs`."""
+
+    run_id: str
+    study: str
+    model: str
+    revision: str
+    collection: str
+    hook: str
+    pooling: str
+    layers: tuple[int, ...]
+    n_neurons: int
+    n_rows: int
+    n_sequences: int
+    n_tokens: int
+    storage_dtype: str
+    model_dtype: str
+    attention: str
+    split_mode: str
+    seed: int
+    weights_digest: str
+    tokenizer_digest: str
+    dataset_digest: str
+    activations_digest: str
+    probing_digest: str
+    max_clipped_fraction: float
+    max_quantisation_error: float | None
+    quantisation_error_bound: float | None
+    package_versions: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class BestNeuron:
+    """One row of view `best_neuron_per_feature`: chosen on validation, reported on test."""
+
+    run_id: str
+    model: str
+    revision: str
+    collection: str
+    feature: str
+    layer: int
+    neuron: int
+    ties: int
+    validation_mcc: float | None
+    validation_mcc_low: float | None
+    validation_mcc_high: float | None
+    test_mcc: float | None
+    test_mcc_low: float | None
+    test_mcc_high: float | None
+    prevalence: float
+    q_value: float
+    n_test: int
+    n_test_positive: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of view `validation_checks`."""
+
+    run_id: str
+    model: str | None
+    collection: str | None
+    suite: str
+    name: str
+    severity: str
+    violations: int
+    passed: bool
+    detail: str | None
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """Answer to a user's statement: column names, and rows as Python values."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+def runs(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[Run]:
+    """All runs, or the given ones, by model, revision, collection and age."""
+    return _rows(con, Run, "runs", run_ids, "model, revision, collection, created_at, run_id")
+
+
+def best_neurons(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[BestNeuron]:
+    """The best neuron of every feature, best first within its model, revision and collection."""
+    order = "model, revision, collection, run_id, validation_mcc desc nulls last, feature"
+    return _rows(con, BestNeuron, "best_neuron_per_feature", run_ids, order)
+
+
+def checks(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[Check]:
+    """Every check of every run: failed ones first, errors before warnings."""
+    order = "passed, severity, run_id, suite desc, name"
+    return _rows(con, Check, "validation_checks", run_ids, order)
+
+
+def sparsity_curves(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """View `sparsity_curves`, ordered so that each curve's points follow one another."""
+    order = "run_id, feature, variant, method, ranking, step, k"
+    return _frame(con, "sparsity_curves", run_ids, order)
+
+
+def layer_heatmap(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """View `layer_profiles`: the best neuron of every feature in every layer."""
+    return _frame(con, "layer_profiles", run_ids, "run_id, feature, layer")
+
+
+def baselines(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """View `baselines`: the best real fit of every feature beside each baseline."""
+    return _frame(con, "baselines", run_ids, "run_id, feature, variant")
+
+
+def checkpoint_trajectories(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """View `checkpoint_trajectories`: best neurons from revision to revision."""
+    return _frame(con, "checkpoint_trajectories", run_ids, "series_id, feature, position_in_series")
+
+
+def query(con: duckdb.DuckDBPyConnection, sql: str) -> QueryResult:
+    """Answer one statement of a user's, which can neither write nor reach files beside the snapshot.
+
+    For good, this closes the database behind `con` to all other files: a COPY can hide inside a SELECT.
+
+    Raises
+    ------
+    InputError
+        If there is not exactly one statement, it is no query, or DuckDB refuses it: one line.
+    """
+    try:
+        statements = con.extract_statements(sql)
+    except duckdb.Error as error:
+        raise _refused(error) from error
+    if len(statements) != 1:
+        raise InputError(f"Found {len(statements)} SQL statements; expected one.", remedy="Ask one query at a time.")
+    kind = statements[0].type.name
+    if kind not in ("SELECT", "EXPLAIN", "MULTI"):
+        raise InputError(
+            f"Found a statement of type {kind}; the published results are read-only.",
+            remedy="Ask with select, from, describe, summarize, pivot or explain.",
+        )
+    try:
+        con.execute("set enable_external_access = false")
+        con.execute(statements[0])
+        columns = tuple(str(column[0]) for column in con.description or ())
+        # All rows at once: a half-read result blocks the connection's next statement.
+        return QueryResult(columns, con.fetchall())
+    except duckdb.Error as error:
+        raise _refused(error) from error
+
+
+def _refused(error: duckdb.Error) -> InputError:
+    return InputError(f"{one_line(error)}.", remedy="`show tables` lists tables and views, `describe NAME` columns.")
+
+
+def _rows(
+    con: duckdb.DuckDBPyConnection, kind: type[_Row], source: str, run_ids: Iterable[str] | None, order: str
+) -> list[_Row]:
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    found = _select(con, ", ".join(names), source, run_ids, order).fetchall()
+    return [kind(*(tuple(value) if isinstance(value, list) else value for value in row)) for row in found]
+
+
+def _frame(con: duckdb.DuckDBPyConnection, source: str, run_ids: Iterable[str] | None, order: str) -> pd.DataFrame:
+    return _select(con, "*", source, run_ids, order).df()
+
+
+def _select(
+    con: duckdb.DuckDBPyConnection, columns: str, source: str, run_ids: Iterable[str] | None, order: str
+) -> duckdb.DuckDBPyConnection:
+    parameters: Sequence[Any] = [] if run_ids is None else [list(run_ids)]
+    condition = "" if run_ids is None else "where list_contains(?, run_id)"
+    try:
+        return con.execute(f"select {columns} from {source} {condition} order by {order}", parameters)
+    except duckdb.CatalogException as error:
+        raise InputError(
+            f"The snapshot has no {source}: {one_line(error)}.",
+            remedy="It was published by another version: load the results again.",
+        ) from error

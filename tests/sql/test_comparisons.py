@@ -1,0 +1,68 @@
+"""Every 3xx view on rows with a known answer."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+
+from tests.sql.rows import database
+
+
+def three_checkpoints() -> duckdb.DuckDBPyConnection:
+    """Steps 512, 1000 and main of one series, and a run of other data that belongs to none."""
+    runs: list[dict[str, Any]] = [
+        {"run_id": "c", "revision": "main", "created_at": datetime(2026, 1, 1, tzinfo=UTC)},
+        {"run_id": "b", "revision": "step1000", "created_at": datetime(2026, 1, 2, tzinfo=UTC)},
+        {"run_id": "a", "revision": "step512", "created_at": datetime(2026, 1, 3, tzinfo=UTC)},
+        {"run_id": "x", "revision": "step2000", "dataset_digest": "another"},
+    ]
+    place = {"layer": 0, "neuron": 0}
+    scores: list[dict[str, Any]] = [
+        {**place, "run_id": "a", "validation_mcc": 0.25, "test_mcc": 0.25, "test_mcc_low": 0.125, "test_mcc_high": 0.375},
+        {**place, "run_id": "b", "validation_mcc": 0.75, "test_mcc": 0.75, "test_mcc_low": 0.5, "test_mcc_high": 0.875},
+        {**place, "run_id": "c", "validation_mcc": 0.5, "test_mcc": 0.5, "shortlisted": False},
+        {
+            "layer": 1,
+            "neuron": 1,
+            "run_id": "c",
+            "validation_mcc": 0.875,
+            "test_mcc": 0.75,
+            "test_mcc_low": 0.625,
+            "test_mcc_high": 0.875,
+        },
+        {**place, "run_id": "x"},
+    ]
+    return database(runs=runs, features=[{"run_id": run["run_id"]} for run in runs], neuron_scores=scores)
+
+
+def test_trajectories_follow_the_training_steps() -> None:
+    found = (
+        three_checkpoints()
+        .execute(
+            "select position_in_series, revision, training_step, layer, neuron, test_mcc "
+            "from checkpoint_trajectories order by series_id, position_in_series"
+        )
+        .fetchall()
+    )
+    assert found == [
+        (1, "step512", 512, 0, 0, 0.25),
+        (2, "step1000", 1000, 0, 0, 0.75),
+        (3, "main", None, 1, 1, 0.75),
+    ]
+
+
+def test_changes_compare_neighbours() -> None:
+    found = (
+        three_checkpoints()
+        .execute(
+            "select earlier_revision, later_revision, same_neuron, earlier_neuron_mcc_now, test_mcc_change, "
+            "intervals_apart from checkpoint_changes order by position_in_series"
+        )
+        .fetchall()
+    )
+    assert found == [
+        ("step512", "step1000", True, 0.75, 0.5, True),
+        ("step1000", "main", False, 0.5, 0.0, False),
+    ]
