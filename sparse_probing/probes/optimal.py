@@ -1,0 +1,522 @@
+"""The best k neurons there are, with a proof: cardinality-constrained probes solved to a certified gap.
+
+The public functions, their checks of input and the order of work live here, and the only Gurobi model of the project.
+The numerical parts are ``hinge_dual`` (relaxation), ``cuts`` (bounds, fixing), ``incumbents`` (local search) and
+``tree`` (branch and bound). No metrics, no splits: arrays in, a frozen result out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sparse_probing.errors import DataError, InputError
+from sparse_probing.probes.cuts import Cut, Index, Pool, Problem, fix, make_cut, solve_by_columns
+from sparse_probing.probes.hinge_dual import Array, HingeProblem
+from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
+from sparse_probing.probes.tree import Tree
+
+Weights = Literal["balanced"] | ArrayLike | None
+Master = Literal["tree", "gurobi"]
+
+# What the licence that comes with gurobipy allows, less the variable of the epigraph.
+GUROBI_VARIABLES = 1999
+GUROBI_CUTS = 500
+INNER_TOLERANCE = 1e-7
+FINAL_TOLERANCE = 1e-9
+NODE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class OptimalFit:
+    """A sparse probe and what is proved about it.
+
+    Attributes
+    ----------
+    support:
+        (k,) neurons, ascending.
+    coef:
+        (k,) coefficients, in the order of ``support``.
+    intercept:
+        Intercept.
+    objective:
+        Value of the training objective at ``coef`` and ``intercept``.
+    bound:
+        No k neurons can do better than this. Holds whatever the status.
+    gap:
+        ``(objective − bound) / |objective|``.
+    status:
+        ``optimal`` (the gap is within the tolerance), ``time_limit``, or ``size_limit`` (Gurobi alone: more neurons were
+        left than its licence takes).
+    n_cuts:
+        Dual points evaluated, each a cut over all neurons left at that time.
+    n_nodes:
+        Relaxations solved in the tree, or nodes that Gurobi explored.
+    n_fixed:
+        Neurons that were proved to lie outside every better support before the search.
+    n_candidates_left:
+        Neurons that entered the search.
+    seconds:
+        Wall time.
+    phase_seconds:
+        Wall time of ``root``, ``incumbent``, ``search``.
+    """
+
+    support: NDArray[np.int64]
+    coef: Array
+    intercept: float
+    objective: float
+    bound: float
+    gap: float
+    status: str
+    n_cuts: int
+    n_nodes: int
+    n_fixed: int
+    n_candidates_left: int
+    seconds: float
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """(n_samples,) ``X[:, support] @ coef + intercept`` for X of shape (n_samples, n_neurons)."""
+        return np.asarray(X, dtype=np.float64)[:, self.support] @ self.coef + self.intercept
+
+
+def fit_optimal(
+    X: ArrayLike,
+    y: ArrayLike,
+    k: int,
+    *,
+    weights: Weights = "balanced",
+    gamma: float | None = None,
+    time_limit_seconds: float = 60.0,
+    gap_tolerance: float = 1e-4,
+    candidates: ArrayLike | None = None,
+    warm_start: ArrayLike | None = None,
+    master: Master = "tree",
+    seed: int = 0,
+) -> OptimalFit:
+    """Fit the probe with weighted hinge loss and ridge on the best k neurons of all.
+
+    Minimises ``‖β‖²/(2γ) + Σ_i w_i max(0, 1 − y_i (x_iᵀβ + b))`` over β with at most k nonzero entries, and b.
+
+    Parameters
+    ----------
+    X:
+        (n_samples, n_neurons) finite activations of any float type. The ridge makes the scale matter: with the default
+        ``gamma``, divide by ten times the training standard deviation (see :func:`scale_for_optimal`). At unit scale the
+        relaxation is weak and little can be certified.
+    y:
+        (n_samples,) labels ±1, both present.
+    k:
+        Neurons allowed; more than there are means all of them.
+    weights:
+        ``balanced`` (``1/(2 · share of the sample's class)``), None (all one) or (n_samples,) positive weights.
+    gamma:
+        Inverse ridge penalty; ``n_samples ** -0.5`` by default.
+    time_limit_seconds:
+        Wall time; on reaching it the best probe so far comes back with its gap.
+    gap_tolerance:
+        Relative gap at which a probe counts as optimal.
+    candidates:
+        Neurons to choose from; all by default. ``support`` still counts in columns of X.
+    warm_start:
+        A support to start from, of any size.
+    master:
+        ``tree``: branch and bound on solved relaxations. ``gurobi``: an integer model with lazy cuts.
+    seed:
+        Of Gurobi's own choices; the rest of the method has none.
+
+    Returns
+    -------
+    OptimalFit
+
+    Raises
+    ------
+    DataError
+        If X or y hold something no probe can be fitted to.
+    InputError
+        If a parameter is out of range.
+
+    Source: Bertsimas, Pauphilet and Van Parys, *Sparse classification: a scalable discrete optimization perspective*,
+    Machine Learning 110 (2021): the dual, the cut and the relaxation.
+    """
+    return fit_optimal_path(
+        X,
+        y,
+        [k],
+        weights=weights,
+        gamma=gamma,
+        time_limit_seconds=time_limit_seconds,
+        gap_tolerance=gap_tolerance,
+        candidates=candidates,
+        warm_start=warm_start,
+        master=master,
+        seed=seed,
+    )[0]
+
+
+def fit_optimal_path(
+    X: ArrayLike,
+    y: ArrayLike,
+    ks: Iterable[int],
+    *,
+    weights: Weights = "balanced",
+    gamma: float | None = None,
+    time_limit_seconds: float = 60.0,
+    gap_tolerance: float = 1e-4,
+    candidates: ArrayLike | None = None,
+    warm_start: ArrayLike | None = None,
+    master: Master = "tree",
+    seed: int = 0,
+) -> list[OptimalFit]:
+    """Fit :func:`fit_optimal` for several k, in the order given; the time limit is for each.
+
+    Work goes upwards in k: each best support, with one neuron more, starts the next, so the objective never rises with
+    k; the cuts of one k serve the others. Parameters and errors as there.
+    """
+    ks = [_checked_k(k) for k in ks]
+    _check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    matrix, labels = _checked_data(X, y)
+    chosen = _checked_neurons(candidates, matrix.shape[1], "candidates")
+    if chosen is None:
+        chosen = np.arange(matrix.shape[1])
+    start = _checked_neurons(warm_start, matrix.shape[1], "warm_start")
+    w = _sample_weights(weights, labels)
+    if gamma is None:
+        gamma = labels.size**-0.5
+    problem = HingeProblem(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], labels, w, gamma)
+    seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
+    options = _Options(time_limit_seconds, gap_tolerance, master, seed)
+    return _fit_path(problem, chosen, ks, seeds, options)
+
+
+def scale_for_optimal(X: ArrayLike) -> Array:
+    """(n_neurons,) ten times the standard deviation of each column, one for constant columns: divide X by it.
+
+    Computed on training rows, applied to all. This is the scale at which the default ``gamma`` regularises as in
+    Gurnee et al. (2023), *Finding Neurons in a Haystack*.
+    """
+    scale = 10.0 * np.asarray(X, dtype=np.float64).std(axis=0)
+    return np.where(scale > 0, scale, 1.0)
+
+
+# --- order of work ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Options:
+    time_limit_seconds: float
+    gap_tolerance: float
+    master: Master
+    seed: int
+
+
+def _fit_path(
+    problem: Problem, neurons: Index, ks: Sequence[int], seeds: list[Index], options: _Options
+) -> list[OptimalFit]:
+    pool = Pool()
+    fits: dict[int, OptimalFit] = {}
+    for k in sorted(set(ks)):
+        fits[k] = _fit_one(problem, neurons, k, pool, seeds, options)
+        seeds = [*seeds, np.searchsorted(neurons, fits[k].support)]
+    return [fits[k] for k in ks]
+
+
+def _fit_one(
+    problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options
+) -> OptimalFit:
+    began = time.perf_counter()
+
+    def keep_going() -> bool:
+        return time.perf_counter() - began < options.time_limit_seconds
+
+    k = min(k, problem.n_neurons)
+    slack = 0.9 * options.gap_tolerance
+    everything = np.arange(problem.n_neurons)
+    cuts_before = pool.added
+
+    # Root: the relaxation over all neurons.
+    middle = make_cut(problem, problem.middle())
+    pool.add(middle)
+    likely = middle.gains.copy()
+    for index in seeds:
+        likely[index] += middle.gains.max()
+    root = solve_by_columns(
+        problem,
+        everything[:0],
+        everything,
+        k,
+        likely,
+        tolerance=1e-6,
+        on_cut=pool.add,
+        keep_going=keep_going,
+    )
+    rooted = time.perf_counter()
+
+    # Incumbent: first the rounded relaxation and the warm starts, then exchanges among what is left.
+    first = Incumbent(problem, k, INNER_TOLERANCE, on_cut=pool.add)
+    first.offer(complete(np.flatnonzero(root.shares > 1e-3), root.shares + 1e-9 * root.gains, k))
+    for index in seeds:
+        first.offer(complete(index, root.gains, k))
+    level = first.value - slack * abs(first.value)
+    out, _ = fix(pool.cuts, k, level)
+    out[list(first.support)] = False
+    left = np.flatnonzero(~out)
+    bound = max(cut.bound(k) for cut in pool.cuts)
+    dropped = level if out.any() else np.inf
+    part = problem.restrict(left)
+    inner = Pool()
+    for cut in pool.cuts:
+        inner.add(Cut(cut.base, cut.gains[left]))
+    incumbent = Incumbent(part, k, INNER_TOLERANCE, on_cut=inner.add)
+    starts = [s for s in first.tried if np.isin(s, left).all()]
+    for support in starts:
+        improve_by_exchange(incumbent, np.searchsorted(left, support), trials=3 * k + 3, keep_going=keep_going)
+    improved = time.perf_counter()
+
+    # Fix again with the better incumbent, then search what remains.
+    level = incumbent.value - slack * abs(incumbent.value)
+    out, must = fix(inner.cuts, k, level)
+    out &= ~must
+    if out.any() or must.any():
+        dropped = min(dropped, level)
+    fixed, free = np.flatnonzero(must), np.flatnonzero(~out & ~must)
+    status, nodes = "optimal", 0
+    if bound < level:
+        likely = root.shares[left] * root.gains.max() + root.gains[left]
+        search = _search_tree if options.master == "tree" else _search_gurobi
+        found, nodes, status = search(part, incumbent, fixed, free, likely, inner, slack, options, keep_going)
+        bound = max(bound, min(found, dropped))
+    support = left[list(incumbent.support)]
+    coef, intercept, objective = problem.finish(support, FINAL_TOLERANCE)
+    bound = min(bound, objective)
+    gap = (objective - bound) / abs(objective) if objective else 0.0
+    if gap <= options.gap_tolerance:
+        status = "optimal"
+    elif status == "optimal":
+        status = "time_limit"
+    now = time.perf_counter()
+    return OptimalFit(
+        support=neurons[support].astype(np.int64),
+        coef=coef,
+        intercept=intercept,
+        objective=objective,
+        bound=bound,
+        gap=gap,
+        status=status,
+        n_cuts=pool.added - cuts_before + inner.added,
+        n_nodes=nodes,
+        n_fixed=int(problem.n_neurons - fixed.size - free.size),
+        n_candidates_left=int(free.size + fixed.size),
+        seconds=now - began,
+        phase_seconds={"root": rooted - began, "incumbent": improved - rooted, "search": now - improved},
+    )
+
+
+def _search_tree(
+    problem: Problem,
+    incumbent: Incumbent,
+    fixed: Index,
+    free: Index,
+    likely: Array,
+    pool: Pool,
+    slack: float,
+    options: _Options,
+    keep_going: Callable[[], bool],
+) -> tuple[float, int, str]:
+    """Bound, nodes and status of the search by branch and bound."""
+    tree = Tree(problem, incumbent, slack=slack, tolerance=NODE_TOLERANCE, keep_going=keep_going)
+    result = tree.search(fixed, free, likely[free])
+    return result.bound, result.nodes, "optimal" if result.finished else "time_limit"
+
+
+# --- Gurobi -----------------------------------------------------------------------------------------------------------
+
+
+def _search_gurobi(
+    problem: Problem,
+    incumbent: Incumbent,
+    fixed: Index,
+    free: Index,
+    likely: Array,
+    pool: Pool,
+    slack: float,
+    options: _Options,
+    keep_going: Callable[[], bool],
+) -> tuple[float, int, str]:
+    """Bound, nodes and status of an integer model with one binary a neuron, whose objective is held up by lazy cuts.
+
+    Gurobi swallows what a callback raises and still reports an optimum, so the callback stores it and stops the model,
+    and it is raised here.
+    """
+    k = incumbent.k
+    alive = np.concatenate([fixed, free])
+    floor = max(cut.bound(k) for cut in pool.cuts)
+    if alive.size > GUROBI_VARIABLES:
+        return floor, 0, "size_limit"
+    remaining = options.time_limit_seconds - 0.0
+    failure: list[BaseException] = []
+    gp, GRB = _gurobi()
+    with gp.Env(params={"OutputFlag": 0}) as env, gp.Model(env=env) as model:
+        model.Params.Threads = 1
+        model.Params.Seed = options.seed % 2_000_000_000
+        model.Params.LazyConstraints = 1
+        model.Params.MIPGap = slack
+        model.Params.TimeLimit = max(remaining, 0.01)
+        z = model.addMVar(alive.size, vtype=GRB.BINARY)
+        z[: fixed.size].LB = 1.0
+        t = model.addVar(lb=floor, obj=1.0)
+        model.addConstr(z.sum() == k)
+        known = sorted(pool.cuts, key=lambda cut: -cut.bound(k))[:GUROBI_CUTS]
+        for cut in known:
+            model.addConstr(t + cut.gains[alive] @ z >= cut.base)
+        z.Start = np.isin(alive, incumbent.support).astype(float)
+        t.Start = incumbent.value
+        binaries, solved_at = z.tolist(), [0]
+
+        def separate(model: Any, where: int) -> None:
+            try:
+                if where == GRB.Callback.MIPSOL:
+                    shares = np.array(model.cbGetSolution(binaries))
+                    cut = cut_at_support(problem, incumbent, alive[shares > 0.5])
+                elif where == GRB.Callback.MIPNODE and model.cbGet(GRB.Callback.MIPNODE_STATUS) == GRB.OPTIMAL:
+                    node = int(model.cbGet(GRB.Callback.MIPNODE_NODCNT))
+                    if node and node == solved_at[0]:
+                        return
+                    solved_at[0] = node
+                    shares = np.array(model.cbGetNodeRel(binaries))
+                    cut = cut_at_shares(problem, alive, shares)
+                else:
+                    return
+                pool.add(cut)
+                model.cbLazy(t + gp.quicksum(map(_times, cut.gains[alive].tolist(), binaries)) >= cut.base)
+            except BaseException as error:
+                failure.append(error)
+                model.terminate()
+
+        model.optimize(separate)
+        if failure:
+            raise failure[0]
+        nodes = int(model.NodeCount)
+        if model.Status in (GRB.OPTIMAL, GRB.INFEASIBLE, GRB.CUTOFF):
+            status = "optimal"
+        elif model.Status in (GRB.TIME_LIMIT, GRB.INTERRUPTED, GRB.MEM_LIMIT):
+            status = "time_limit"
+        else:
+            raise InputError(
+                f"Gurobi ended with status {model.Status}; expected an optimum or a limit.",
+                remedy='Use master="tree", which needs no solver.',
+            )
+        bound = float(model.ObjBound) if model.Status != GRB.INFEASIBLE else incumbent.value
+        # Gurobi may break a cut by its feasibility tolerance.
+        return max(floor, min(bound - 1e-6, incumbent.value)), nodes, status
+
+
+def _times(gain: float, variable: Any) -> Any:
+    return gain * variable
+
+
+def cut_at_support(problem: Problem, incumbent: Incumbent, support: Index) -> Cut:
+    """The cut of the probe on a support, which the incumbent comes to know."""
+    return make_cut(problem, incumbent.offer(support.tolist())[1])
+
+
+def cut_at_shares(problem: Problem, neurons: Index, shares: Array) -> Cut:
+    """The cut at fractional shares (n_neurons,)."""
+    raise NotImplementedError
+
+
+def _gurobi() -> tuple[Any, Any]:
+    try:
+        import gurobipy
+    except ImportError as error:
+        raise InputError(
+            "gurobipy is not installed.", remedy='Install gurobipy, or use master="tree", which needs no solver.'
+        ) from error
+    return gurobipy, gurobipy.GRB
+
+
+# --- input ------------------------------------------------------------------------------------------------------------
+
+
+def _checked_k(k: int) -> int:
+    if isinstance(k, bool) or int(k) != k or k < 1:
+        raise InputError(f"k is {k}; expected an integer of at least 1.", remedy="Ask for one neuron or more.")
+    return int(k)
+
+
+def _check_options(time_limit_seconds: float, gap_tolerance: float, gamma: float | None, master: str) -> None:
+    if not time_limit_seconds > 0:
+        raise InputError(f"time_limit_seconds is {time_limit_seconds}; expected more than 0.", remedy="Allow some time.")
+    if not 0 < gap_tolerance < 1:
+        raise InputError(f"gap_tolerance is {gap_tolerance}; expected between 0 and 1.", remedy="1e-4 is usual.")
+    if gamma is not None and not (gamma > 0 and np.isfinite(gamma)):
+        raise InputError(f"gamma is {gamma}; expected a positive number.", remedy="Leave it out for n_samples ** -0.5.")
+    if master not in ("tree", "gurobi"):
+        raise InputError(f"master is {master!r}; expected 'tree' or 'gurobi'.", remedy="'tree' needs no solver.")
+
+
+def _checked_matrix(X: ArrayLike) -> Array:
+    matrix = np.asarray(X, dtype=np.float64)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise DataError(
+            f"X has shape {matrix.shape}; expected (n_samples, n_neurons), neither zero.", remedy="Pass a matrix."
+        )
+    if not np.isfinite(matrix).all():
+        bad = int(np.flatnonzero(~np.isfinite(matrix).all(axis=0))[0])
+        raise DataError(
+            f"X holds values that are not finite, first in neuron {bad}; expected finite activations.",
+            remedy="Drop those rows or neurons, or look for an overflow at extraction.",
+        )
+    return matrix
+
+
+def _checked_data(X: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    matrix = _checked_matrix(X)
+    labels = np.asarray(y, dtype=np.float64)
+    if labels.shape != (matrix.shape[0],):
+        raise DataError(
+            f"y has shape {labels.shape} beside X of {matrix.shape}; expected one label a row.",
+            remedy="Align labels and activations by row.",
+        )
+    if not (np.abs(labels) == 1).all():
+        raise DataError("y holds values other than +1 and −1.", remedy="Recode the labels as +1 and −1.")
+    if labels.min() == labels.max():
+        raise DataError(
+            f"y holds one class only ({labels[0]:+.0f}); expected both.", remedy="Sample rows of the other class."
+        )
+    return matrix, labels
+
+
+def _checked_neurons(neurons: ArrayLike | None, n_neurons: int, name: str) -> Index | None:
+    if neurons is None:
+        return None
+    chosen = np.unique(np.asarray(neurons)).astype(np.intp)
+    if not chosen.size or chosen[0] < 0 or chosen[-1] >= n_neurons:
+        raise InputError(
+            f"{name} are {chosen.tolist()[:5]}…; expected column indices of X from 0 to {n_neurons - 1}.",
+            remedy=f"Mend {name}, or leave it out.",
+        )
+    return chosen
+
+
+def _sample_weights(weights: Weights, y: Array) -> Array:
+    if weights is None:
+        return np.ones(y.size)
+    if isinstance(weights, str):
+        if weights != "balanced":
+            raise InputError(f"weights is {weights!r}; expected 'balanced', None or numbers.", remedy="Use 'balanced'.")
+        positive = y > 0
+        share = float(positive.mean())
+        return np.where(positive, 0.5 / share, 0.5 / (1.0 - share))
+    w = np.asarray(weights, dtype=np.float64)
+    if w.shape != y.shape or not (np.isfinite(w).all() and (w > 0).all()):
+        raise DataError(
+            f"weights have shape {w.shape}; expected {y.shape} positive numbers.", remedy="Drop rows of weight zero."
+        )
+    return w
