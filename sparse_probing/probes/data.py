@@ -74,6 +74,11 @@ class ProbeData:
         """The same rows under other labels."""
         return replace(self, positive=positive)
 
+    def with_neurons(self, neurons: ArrayLike) -> ProbeData:
+        """The same rows with some neurons only, renumbered in the order given."""
+        chosen = np.asarray(neurons, np.intp)
+        return replace(self, X=self.X[:, chosen], offset=self.offset[chosen], scale=self.scale[chosen])
+
     def with_features(self, X: NDArray[Any]) -> ProbeData:
         """The same rows with other columns, as floats."""
         return replace(self, X=X, offset=np.zeros(X.shape[1], np.float32), scale=np.ones(X.shape[1], np.float32))

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from sparse_probing.probes.data import ProbeData, prepare
 from sparse_probing.probes.fitting import Bootstrap, evaluate
 from sparse_probing.probes.logistic import fit_logistic, scale_activations
+from sparse_probing.probes.methods import Request
 from sparse_probing.probes.metrics import score_metrics
 from sparse_probing.probes.results import ProbeFit
 
@@ -33,7 +34,7 @@ def dense_probe(
     rng: np.random.Generator | int = 0,
     variant: str = "real",
 ) -> list[ProbeFit]:
-    """Fit all neurons at once, for each C, and keep the one of highest validation average precision (largest C first 1.0).
+    """Fit all neurons at once, for each C, and keep the one of highest validation average precision (the smallest C of equals).
 
     Without validation rows C is 1, or the first of `c_values` where 1 is not among them. Parameters otherwise as in
     `heuristic.sparsity_sweep`.
@@ -85,3 +86,8 @@ def fit_dense(data: ProbeData, c_values: Sequence[float], bootstrap: Bootstrap, 
         coef=best.coef,
         intercept=best.intercept,
     )
+
+
+def dense(request: Request) -> list[ProbeFit]:
+    """The dense probe of a request."""
+    return [fit_dense(request.data, C_VALUES, request.bootstrap)]

@@ -70,19 +70,23 @@ class Scaled:
     scale: Floats
 
 
-def scale_activations(X: Floats) -> Scaled:
-    """Standardise (n_samples, n_neurons) training activations; a basis of the samples' span where n_neurons > n_samples."""
-    mean = X.mean(axis=0)
-    std = X.std(axis=0)
+def plain_scaled(X: Floats) -> Scaled:
+    """Standardise (n_samples, n_neurons) training activations: less their mean, over ten standard deviations."""
+    mean, std = X.mean(axis=0), X.std(axis=0)
     # A constant column has a standard deviation of rounding errors at most.
     scale = np.divide(0.1, std, out=np.zeros_like(std), where=std > 1e-12 * (np.abs(mean) + 1e-300))
-    Z = (X - mean) * scale
+    return Scaled((X - mean) * scale, None, mean, scale)
+
+
+def scale_activations(X: Floats) -> Scaled:
+    """`plain_scaled`, in a basis of the samples' span where there are more neurons than samples."""
+    plain = plain_scaled(X)
     if X.shape[1] <= X.shape[0]:
-        return Scaled(Z, None, mean, scale)
-    values, vectors = scipy.linalg.eigh(Z @ Z.T, check_finite=False)
+        return plain
+    values, vectors = scipy.linalg.eigh(plain.Z @ plain.Z.T, check_finite=False)
     kept = values > values[-1] * 1e-13 if values[-1] > 0 else np.zeros(len(values), bool)
     root = np.sqrt(values[kept])
-    return Scaled(vectors[:, kept] * root, Z.T @ (vectors[:, kept] / root), mean, scale)
+    return Scaled(vectors[:, kept] * root, plain.Z.T @ (vectors[:, kept] / root), plain.mean, plain.scale)
 
 
 def fit_logistic(
