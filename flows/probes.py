@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from sparse_probing.config import ModelSpec, StudySpec
-from tasks.probes import finish_run, plan_run, probe_layer
+from tasks.probes import choose_layers, finish_run, plan_run, probe_best_layer, probe_layer
 from tasks.references import RunReference
 
 
@@ -17,5 +17,10 @@ def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activatio
         plan_run(study.name, model, collection, study.probing, dataset, extracted)
         for collection, dataset, extracted in zip(study.collections, datasets, activations, strict=True)
     ]
-    probed = {run.run_id: [probe_layer.submit(run, layer) for layer in run.layers] for run in runs if not run.finished}
-    return [finish_run.submit(run, wait_for=probed.get(run.run_id, [])).result() for run in runs]
+    unfinished = [run for run in runs if not run.finished]
+    probed = {run.run_id: [probe_layer.submit(run, layer) for layer in run.layers] for run in unfinished}
+    for run in unfinished:
+        chosen = choose_layers.submit(run, wait_for=probed[run.run_id]).result()
+        parts = [probe_best_layer.submit(run, layer, features, len(chosen)) for layer, features in chosen.items()]
+        finish_run.submit(run, [part.result() for part in parts]).result()
+    return [run.run_id for run in runs]

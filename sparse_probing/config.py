@@ -89,8 +89,17 @@ class ExtractionSpec(Spec):
 class ProbingSpec(Spec):
     """Which probes to fit, on which split, with how much uncertainty."""
 
-    methods: tuple[str, ...] = ("heuristic_sparsity_sweep",)
+    methods: tuple[str, ...] = Field(
+        default=("heuristic_sparsity_sweep",), description="Names in `probes.METHODS`, fitted on every layer."
+    )
+    best_layer_methods: tuple[str, ...] = Field(
+        default=("dense_probe",),
+        description="Costlier methods, fitted only on the layer where validation finds a feature's best neuron.",
+    )
     k_values: tuple[int, ...] = (1, 2, 4, 8, 16)
+    k_values_by_method: Mapping[str, tuple[int, ...]] = Field(
+        default_factory=dict, description="Other sizes for single methods."
+    )
     ranking: Literal["mean_dif", "f_stat", "mi", "lr", "svm", "random"] = "mean_dif"
     split: Literal["group", "reference"] = "group"
     n_bootstrap: int = Field(default=200, ge=0)
@@ -105,6 +114,15 @@ class ProbingSpec(Spec):
         if not value or min(value) < 1 or len(set(value)) != len(value):
             raise ValueError(f"k_values are {value}; expected distinct integers of at least 1")
         return tuple(sorted(value))
+
+    @field_validator("k_values_by_method")
+    @classmethod
+    def _all_positive(cls, value: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
+        return {method: cls._k_positive(sizes) for method, sizes in value.items()}
+
+    def sizes(self, method: str) -> tuple[int, ...]:
+        """Support sizes of a method."""
+        return self.k_values_by_method.get(method, self.k_values)
 
 
 class StudySpec(Spec):

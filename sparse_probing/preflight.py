@@ -38,7 +38,8 @@ def preflight(study: StudySpec, settings: Settings) -> None:
     from sparse_probing.models.peek import peek_n_layers
 
     check_writable(settings)
-    for method in study.probing.methods:
+    named = {*study.probing.methods, *study.probing.best_layer_methods, *study.probing.k_values_by_method}
+    for method in sorted(named):
         if method not in probes.METHODS:
             raise InputError(
                 f"Probe method {method!r} is unknown; known: {', '.join(probes.METHODS)}.",

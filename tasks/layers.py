@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from sparse_probing import schemas
 from sparse_probing.config import ProbingSpec, canonical_json
-from sparse_probing.probes import baselines, single, uncertainty
-from sparse_probing.probes.heuristic import sparsity_sweep
+from sparse_probing.probes import METHODS, baselines, single, uncertainty
 from sparse_probing.probes.results import ProbeFit
 from sparse_probing.probes.uncertainty import LabelPermutations
 from sparse_probing.store.labels import LabelMatrix
@@ -54,7 +53,7 @@ def shared_inputs(run_id: str, probing: ProbingSpec, labels: LabelMatrix, n_neur
 
 
 def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Table]:
-    """Score and fit everything on one layer.
+    """Score every neuron of a layer on every feature; fit the study's methods and baselines.
 
     Parameters
     ----------
@@ -63,36 +62,28 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
 
     Returns
     -------
-    Tables of the kinds in `store.results.LAYER_KINDS`.
+    Tables of the kinds in `store.results.PART_KINDS`.
     """
     labels, probing = inputs.labels, inputs.probing
-    arrays: dict[str, Any] = {"split": labels.split}
-    if matrix.codes.dtype == np.uint8:
-        arrays |= {"offset": matrix.offset, "scale": matrix.scale}
+    arrays = _arrays(inputs, matrix)
     scored = single.score_features(matrix.codes, labels.labels, labels.groups, **arrays)
     null = uncertainty.max_null(matrix.codes, permutations=inputs.permutations)
     # One change of basis serves all features.
-    turned = (matrix.values() - matrix.values()[labels.split == 0].mean(axis=0)) @ inputs.rotation
-    score_tables, fits, supports = [], [], []
+    values = matrix.values()
+    turned = (values - values[labels.split == 0].mean(axis=0)) @ inputs.rotation
+    score_tables = []
+    fits: dict[str, list[ProbeFit]] = {}
     for column, (feature, level) in enumerate(zip(labels.features, labels.levels, strict=True)):
         y = labels.labels[:, column]
         seed = _seed(probing.seed, feature, matrix.layer)
-        table = _score_table(inputs, matrix, feature, scored[column], y, arrays, seed)
-        position = table.schema.get_field_index("p_value")
-        p_values = pa.array(null.p_value[column], pa.float32())
-        score_tables.append(table.set_column(position, table.schema.field(position), p_values))
-        common: dict[str, Any] = {"n_bootstrap": probing.n_bootstrap, "rng": seed}
-        found: list[ProbeFit] = sparsity_sweep(
-            matrix.codes,
-            y,
-            labels.groups,
-            ranking=probing.ranking,
-            k_values=probing.k_values,
-            scores=scored[column],
-            **arrays,
-            **common,
-        )
-        found += baselines.feature_baselines(
+        p_value = null.p_value[column]
+        score_tables.append(_score_table(inputs, matrix, feature, scored[column], p_value, y, arrays, seed))
+        fits[feature] = [
+            fit
+            for method in probing.methods
+            for fit in _fit(method, inputs, matrix, y, arrays, seed, scores=scored[column])
+        ]
+        fits[feature] += baselines.feature_baselines(
             matrix.codes,
             y,
             labels.groups,
@@ -100,19 +91,75 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
             token_ids=labels.token_ids if level == "token" else None,
             ranking=probing.ranking,
             dense=False,
+            n_bootstrap=probing.n_bootstrap,
+            rng=seed,
             **arrays,
-            **common,
         )
-        for fit in found:
-            fit_id = _fit_id(inputs.run_id, feature, matrix.layer, fit)
-            where = {"run_id": inputs.run_id, "fit_id": fit_id, "layer": matrix.layer}
-            fits.append(where | {"feature": feature} | fit.row())
-            supports += [where | row for row in fit.support_rows()]
     return {
         "neuron_scores": pa.concat_tables(score_tables).combine_chunks(),
-        "probe_fits": pa.Table.from_pylist(fits, schema=schemas.PROBE_FITS),
+        **fit_tables(inputs.run_id, matrix.layer, fits),
+    }
+
+
+def best_layer_tables(inputs: ProbingInputs, matrix: LayerMatrix, features: Sequence[str]) -> dict[str, pa.Table]:
+    """Fit the study's costlier methods for the features that do best on this layer."""
+    arrays = _arrays(inputs, matrix)
+    fits: dict[str, list[ProbeFit]] = {}
+    for feature in features:
+        y = inputs.labels.labels[:, inputs.labels.features.index(feature)]
+        seed = _seed(inputs.probing.seed, feature, matrix.layer)
+        fits[feature] = [
+            fit.with_variant("dense") if method == "dense_probe" else fit
+            for method in inputs.probing.best_layer_methods
+            for fit in _fit(method, inputs, matrix, y, arrays, seed)
+        ]
+    return fit_tables(inputs.run_id, matrix.layer, fits)
+
+
+def fit_tables(run_id: str, layer: int, fits: dict[str, list[ProbeFit]]) -> dict[str, pa.Table]:
+    """Fits of one layer, by feature, as rows of probe_fits and probe_supports."""
+    rows, supports = [], []
+    for feature, found in fits.items():
+        for fit in found:
+            where = {"run_id": run_id, "fit_id": _fit_id(run_id, feature, layer, fit), "layer": layer}
+            rows.append(where | {"feature": feature} | fit.row())
+            supports += [where | row for row in fit.support_rows()]
+    return {
+        "probe_fits": pa.Table.from_pylist(rows, schema=schemas.PROBE_FITS),
         "probe_supports": pa.Table.from_pylist(supports, schema=schemas.PROBE_SUPPORTS),
     }
+
+
+def _arrays(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"split": inputs.labels.split}
+    if matrix.codes.dtype == np.uint8:
+        arrays |= {"offset": matrix.offset, "scale": matrix.scale}
+    return arrays
+
+
+def _fit(
+    method: str,
+    inputs: ProbingInputs,
+    matrix: LayerMatrix,
+    y: NDArray[np.int8],
+    arrays: dict[str, Any],
+    seed: int,
+    *,
+    scores: single.NeuronScores | None = None,
+) -> list[ProbeFit]:
+    probing = inputs.probing
+    return METHODS[method](
+        matrix.codes,
+        y,
+        inputs.labels.groups,
+        k_values=probing.sizes(method),
+        ranking=probing.ranking,
+        scores=scores,
+        n_bootstrap=probing.n_bootstrap,
+        time_limit_seconds=probing.optimal_time_limit_seconds,
+        rng=seed,
+        **arrays,
+    )
 
 
 def _seed(seed: int, feature: str, layer: int) -> int:
@@ -135,6 +182,7 @@ def _score_table(
     matrix: LayerMatrix,
     feature: str,
     scores: single.NeuronScores,
+    p_value: NDArray[np.float64],
     y: NDArray[np.int8],
     arrays: dict[str, Any],
     seed: int,
@@ -157,7 +205,7 @@ def _score_table(
         "mean_difference": scores.mean_difference,
         "f_statistic": scores.f_statistic,
         "mutual_information": scores.mutual_information,
-        "p_value": np.zeros(n, np.float32),
+        "p_value": p_value,
         "q_value": np.ones(n, np.float32),
         "layer_rank": rank,
         "shortlisted": rank <= inputs.probing.shortlist,

@@ -18,7 +18,7 @@ from sparse_probing.store import results
 from sparse_probing.store.labels import LabelMatrix, read_labels
 from sparse_probing.store.manifests import Manifest, package_versions, read_manifest
 from sparse_probing.store.matrices import read_layer
-from tasks.layers import ProbingInputs, layer_tables, shared_inputs
+from tasks.layers import ProbingInputs, best_layer_tables, best_layers, layer_tables, shared_inputs
 from tasks.policies import POLICY
 from tasks.progress import advance
 from tasks.references import RunReference, data_root, located
@@ -68,16 +68,41 @@ def plan_run(
 def probe_layer(run: RunReference, layer: int) -> str:
     """Score every neuron of a layer on every feature, and fit the study's probes; returns the layer's reference."""
     root = data_root()
-    if not results.is_layer_done(root, run.run_id, layer):
-        inputs = _inputs(run)
+    part = results.layer_part(layer)
+    if not results.is_part_done(root, run.run_id, part):
         matrix = read_layer(located(run.activations), layer)
-        results.write_layer(root, run.run_id, layer, layer_tables(inputs, matrix))
+        results.write_part(root, run.run_id, part, layer_tables(_inputs(run), matrix))
     advance(f"Probe {run.collection.collection}", len(run.layers))
-    return f"results/_running/{run.run_id}/layer-{layer:02d}"
+    return part
+
+
+@task(name="choose-layers", task_run_name="choose layers {run.title}", **POLICY)
+def choose_layers(run: RunReference) -> dict[int, list[str]]:
+    """The layers that hold some feature's best neuron by validation, and the features of each."""
+    chosen: dict[int, list[str]] = {}
+    for feature, layer in best_layers(_layer_results(run)["neuron_scores"]).items():
+        chosen.setdefault(layer, []).append(feature)
+    return dict(sorted(chosen.items()))
+
+
+@task(name="probe-best-layer", task_run_name="probe {run.title} best layer {layer}", **POLICY)
+def probe_best_layer(run: RunReference, layer: int, features: list[str], total: int) -> str:
+    """Fit the costlier methods for the features that do best on this layer; returns the part's name."""
+    root = data_root()
+    part = results.best_part(layer)
+    if not results.is_part_done(root, run.run_id, part):
+        matrix = read_layer(located(run.activations), layer)
+        results.write_part(root, run.run_id, part, best_layer_tables(_inputs(run), matrix, features))
+    advance(f"Compare {run.collection.collection}", total)
+    return part
+
+
+def _layer_results(run: RunReference) -> dict[str, list[pa.Table]]:
+    return results.read_parts(data_root(), run.run_id, [results.layer_part(layer) for layer in run.layers])
 
 
 @task(name="finish-run", task_run_name="finish {run.title}", **POLICY)
-def finish_run(run: RunReference) -> str:
+def finish_run(run: RunReference, best_parts: list[str]) -> str:
     """Put the layers together, correct for the number of tests, and write the run's fragments; returns its id."""
     root = data_root()
     if results.is_finished(root, run.run_id):
@@ -85,7 +110,9 @@ def finish_run(run: RunReference) -> str:
     dataset, activations = located(run.dataset), located(run.activations)
     dataset_manifest, manifest = read_manifest(dataset), read_manifest(activations)
     labels = read_labels(dataset, activations)
-    tables = results.read_layers(root, run.run_id, run.layers)
+    tables = _layer_results(run)
+    for kind, found in results.read_parts(root, run.run_id, best_parts).items():
+        tables[kind] += found
     tables["neuron_scores"] = with_q_values(tables["neuron_scores"])
     tables["features"] = [features_table(run.run_id, labels)]
     tables["runs"] = [runs_table(run, dataset_manifest, manifest)]

@@ -122,7 +122,7 @@ def solve_relaxation(
     best: tuple[float, Array] = (-np.inf, u)
     value, best_s, best_b = np.inf, s, b
     step = 0
-    for step in range(MAX_STEPS + 1):  # noqa: B007
+    for step in range(MAX_STEPS + 1):
         sf, gf, room, room_s = s[free], g[free], w - u, 1.0 - s[free]
         squares = g * g
         slack = 1.0 - (gamma * s * g) @ Z - b * y

@@ -227,9 +227,7 @@ def _fit_path(
     return [fits[k] for k in ks]
 
 
-def _fit_one(
-    problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options
-) -> OptimalFit:
+def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options) -> OptimalFit:
     began = time.perf_counter()
 
     def keep_going() -> bool:
@@ -452,7 +450,9 @@ def _checked_k(k: int) -> int:
 
 def _check_options(time_limit_seconds: float, gap_tolerance: float, gamma: float | None, master: str) -> None:
     if not time_limit_seconds > 0:
-        raise InputError(f"time_limit_seconds is {time_limit_seconds}; expected more than 0.", remedy="Allow some time.")
+        raise InputError(
+            f"time_limit_seconds is {time_limit_seconds}; expected more than 0.", remedy="Allow some time."
+        )
     if not 0 < gap_tolerance < 1:
         raise InputError(f"gap_tolerance is {gap_tolerance}; expected between 0 and 1.", remedy="1e-4 is usual.")
     if gamma is not None and not (gamma > 0 and np.isfinite(gamma)):

@@ -1,12 +1,12 @@
-"""Result fragments: what a probing run wrote, layer by layer while it runs, as finished artifacts at its end.
+"""Result fragments: what a probing run wrote, part by part while it runs, as finished artifacts at its end.
 
-Layout: ``results/_running/<run_id>/layer-NN/<kind>.parquet`` (finished when its ``done`` file is there), then
+Layout: ``results/_running/<run_id>/<part>/<kind>.parquet`` (finished when its ``done`` file is there), then
 ``results/<kind>/<run_id>/`` with a manifest each; ``runs`` comes last, so a run that has it is whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import FileEntry, find_manifest, write_manifest
 from sparse_probing.store.parquet import read_table, write_table
 
-LAYER_KINDS = ("neuron_scores", "probe_fits", "probe_supports")
+PART_KINDS = ("neuron_scores", "probe_fits", "probe_supports")
 DONE_NAME = "done"
 
 
@@ -30,44 +30,55 @@ def is_finished(root: Location, run_id: str) -> bool:
     return find_manifest(run_folder(root, "runs", run_id)) is not None
 
 
-def _layer_folder(root: Location, run_id: str, layer: int) -> Location:
-    return root / "results" / "_running" / run_id / f"layer-{layer:02d}"
+def layer_part(layer: int) -> str:
+    """Name of a layer's part of a run."""
+    return f"layer-{layer:02d}"
 
 
-def is_layer_done(root: Location, run_id: str, layer: int) -> bool:
-    """Whether a layer's results are on disk already."""
-    return (_layer_folder(root, run_id, layer) / DONE_NAME).exists()
+def best_part(layer: int) -> str:
+    """Name of the part with what is fitted on a layer only for the features that do best there."""
+    return f"best-{layer:02d}"
 
 
-def write_layer(root: Location, run_id: str, layer: int, tables: Mapping[str, pa.Table]) -> None:
-    """Keep one layer's results; the marker is written last."""
-    folder = _layer_folder(root, run_id, layer)
-    for kind in LAYER_KINDS:
-        write_table(folder / f"{kind}.parquet", tables[kind], TABLES[kind])
-    (folder / DONE_NAME).write_bytes(b"")
+def _part_folder(root: Location, run_id: str, part: str) -> Location:
+    return root / "results" / "_running" / run_id / part
 
 
-def read_layers(root: Location, run_id: str, layers: tuple[int, ...]) -> dict[str, list[pa.Table]]:
-    """All layers' results, one table a layer and kind.
+def is_part_done(root: Location, run_id: str, part: str) -> bool:
+    """Whether a part's results are on disk already."""
+    return (_part_folder(root, run_id, part) / DONE_NAME).exists()
+
+
+def write_part(root: Location, run_id: str, part: str, tables: Mapping[str, pa.Table]) -> None:
+    """Keep the results of one part of a run; the marker is written last."""
+    folder = _part_folder(root, run_id, part)
+    for kind, table in tables.items():
+        write_table(folder / f"{kind}.parquet", table, TABLES[kind])
+    (folder / DONE_NAME).write_bytes(",".join(tables).encode())
+
+
+def read_parts(root: Location, run_id: str, parts: Sequence[str]) -> dict[str, list[pa.Table]]:
+    """The results of parts, one table a part and kind.
 
     Raises
     ------
     ArtifactError
-        If a layer is not done.
+        If a part is not done.
     """
-    tables: dict[str, list[pa.Table]] = {kind: [] for kind in LAYER_KINDS}
-    for layer in layers:
-        if not is_layer_done(root, run_id, layer):
-            raise ArtifactError(f"Run {run_id}: layer {layer} is not probed yet.", remedy="Run the same command again.")
-        for kind in LAYER_KINDS:
-            tables[kind].append(read_table(_layer_folder(root, run_id, layer) / f"{kind}.parquet"))
+    tables: dict[str, list[pa.Table]] = {kind: [] for kind in PART_KINDS}
+    for part in parts:
+        if not is_part_done(root, run_id, part):
+            raise ArtifactError(f"Run {run_id}: {part} is not probed yet.", remedy="Run the same command again.")
+        folder = _part_folder(root, run_id, part)
+        for kind in (folder / DONE_NAME).read_bytes().decode().split(","):
+            tables[kind].append(read_table(folder / f"{kind}.parquet"))
     return tables
 
 
 def write_run(
     root: Location, run_id: str, tables: Mapping[str, list[pa.Table]], *, spec: Mapping[str, object], digest: str
 ) -> None:
-    """Finish a run: one artifact a kind, `runs` last; then forget the layers' working files."""
+    """Finish a run: one artifact a kind, `runs` last; then forget its parts."""
     kinds = [kind for kind in tables if kind != "runs"] + ["runs"]
     for kind in kinds:
         folder = run_folder(root, kind, run_id)
