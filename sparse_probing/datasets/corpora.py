@@ -10,7 +10,6 @@ from sparse_probing.datasets.sources import LabelledSentences, LanguageReference
 
 README_PACKAGES = (
     "great-expectations",
-    "hypothesis",
     "networkx",
     "numpy",
     "pandas",
@@ -20,6 +19,7 @@ README_PACKAGES = (
     "requests",
     "rich",
     "scikit-learn",
+    "scipy",
     "sympy",
     "torch",
     "transformers",
