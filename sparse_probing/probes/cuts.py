@@ -32,6 +32,10 @@ class Problem(Protocol):
 
     def relax(self, fixed: Index, free: Index, k_free: int, *, tolerance: float, cutoff: float = ...) -> Relaxation: ...
 
+    def dual_at(self, neurons: Index, shares: Array, *, tolerance: float) -> Array:
+        """A feasible dual point that is best for fixed shares of these neurons."""
+        ...
+
     def gains(self, u: Array, neurons: Index | None = None) -> Array:
         """``(γ/2) g_j(u)²`` for the given neurons (all of them by default)."""
         ...

@@ -329,6 +329,13 @@ class HingeProblem:
             cutoff=cutoff,
         )
 
+    def dual_at(self, neurons: NDArray[np.intp], shares: Array, *, tolerance: float) -> Array:
+        """A feasible dual point that is best for fixed fractional shares: columns scaled by their roots."""
+        Z = self.Z[neurons] * np.sqrt(shares)[:, None]
+        return solve_relaxation(
+            Z, self.y, self.w, self.gamma, n_fixed=neurons.size, k_free=0, tolerance=tolerance
+        ).u
+
     def finish(self, support: NDArray[np.intp], tolerance: float) -> tuple[Array, float, float]:
         """Coefficients, intercept and objective on a support, the intercept exact for those coefficients."""
         solved = self.relax(support, support[:0], 0, tolerance=tolerance)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes.cuts import Cut, Index, Pool, Problem, fix, make_cut, solve_by_columns
@@ -221,17 +222,20 @@ def _fit_path(
 ) -> list[OptimalFit]:
     pool = Pool()
     fits: dict[int, OptimalFit] = {}
-    for k in sorted(set(ks)):
-        fits[k] = _fit_one(problem, neurons, k, pool, seeds, options)
-        seeds = [*seeds, np.searchsorted(neurons, fits[k].support)]
+    # The matrices are small: a second thread costs more than it brings, and one thread rounds the same way every time.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for k in sorted(set(ks)):
+            fits[k] = _fit_one(problem, neurons, k, pool, seeds, options)
+            seeds = [*seeds, np.searchsorted(neurons, fits[k].support)]
     return [fits[k] for k in ks]
 
 
 def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options) -> OptimalFit:
     began = time.perf_counter()
+    deadline = began + options.time_limit_seconds
 
     def keep_going() -> bool:
-        return time.perf_counter() - began < options.time_limit_seconds
+        return time.perf_counter() < deadline
 
     k = min(k, problem.n_neurons)
     slack = 0.9 * options.gap_tolerance
@@ -288,7 +292,7 @@ def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[I
     if bound < level:
         likely = root.shares[left] * root.gains.max() + root.gains[left]
         search = _search_tree if options.master == "tree" else _search_gurobi
-        found, nodes, status = search(part, incumbent, fixed, free, likely, inner, slack, options, keep_going)
+        found, nodes, status = search(part, incumbent, fixed, free, likely, inner, slack, options, deadline)
         bound = max(bound, min(found, dropped))
     support = left[list(incumbent.support)]
     coef, intercept, objective = problem.finish(support, FINAL_TOLERANCE)
@@ -325,9 +329,13 @@ def _search_tree(
     pool: Pool,
     slack: float,
     options: _Options,
-    keep_going: Callable[[], bool],
+    deadline: float,
 ) -> tuple[float, int, str]:
     """Bound, nodes and status of the search by branch and bound."""
+
+    def keep_going() -> bool:
+        return time.perf_counter() < deadline
+
     tree = Tree(problem, incumbent, slack=slack, tolerance=NODE_TOLERANCE, keep_going=keep_going)
     result = tree.search(fixed, free, likely[free])
     return result.bound, result.nodes, "optimal" if result.finished else "time_limit"
@@ -345,7 +353,7 @@ def _search_gurobi(
     pool: Pool,
     slack: float,
     options: _Options,
-    keep_going: Callable[[], bool],
+    deadline: float,
 ) -> tuple[float, int, str]:
     """Bound, nodes and status of an integer model with one binary a neuron, whose objective is held up by lazy cuts.
 
@@ -357,7 +365,6 @@ def _search_gurobi(
     floor = max(cut.bound(k) for cut in pool.cuts)
     if alive.size > GUROBI_VARIABLES:
         return floor, 0, "size_limit"
-    remaining = options.time_limit_seconds - 0.0
     failure: list[BaseException] = []
     gp, GRB = _gurobi()
     with gp.Env(params={"OutputFlag": 0}) as env, gp.Model(env=env) as model:
@@ -365,7 +372,7 @@ def _search_gurobi(
         model.Params.Seed = options.seed % 2_000_000_000
         model.Params.LazyConstraints = 1
         model.Params.MIPGap = slack
-        model.Params.TimeLimit = max(remaining, 0.01)
+        model.Params.TimeLimit = max(deadline - time.perf_counter(), 0.01)
         z = model.addMVar(alive.size, vtype=GRB.BINARY)
         z[: fixed.size].LB = 1.0
         t = model.addVar(lb=floor, obj=1.0)
@@ -426,7 +433,8 @@ def cut_at_support(problem: Problem, incumbent: Incumbent, support: Index) -> Cu
 
 def cut_at_shares(problem: Problem, neurons: Index, shares: Array) -> Cut:
     """The cut at fractional shares (n_neurons,)."""
-    raise NotImplementedError
+    some = shares > 1e-6
+    return make_cut(problem, problem.dual_at(neurons[some], shares[some], tolerance=NODE_TOLERANCE))
 
 
 def _gurobi() -> tuple[Any, Any]:
