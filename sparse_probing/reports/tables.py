@@ -33,7 +33,7 @@ def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neur
     """
     table = Table(title=title, title_justify="left", caption="chosen on validation, reported on test")
     for heading in ("feature", "layer", "neuron", "validation MCC", "test MCC [95 %]", "prevalence", "q"):
-        table.add_column(heading, justify="left" if heading == "feature" else "right", no_wrap=heading != "feature")
+        table.add_column(heading, justify="left" if heading == "feature" else "right", no_wrap=True)
     for (model, revision, collection, _), group in groupby(
         neurons, key=lambda row: (row.model, row.revision, row.collection, row.run_id)
     ):
