@@ -39,12 +39,12 @@ class LevelCounts:
     counts:
         (3, 2, n_neurons, 256) int64: split, class (0 negative, 1 positive), neuron, level.
     offset, scale:
-        (n_neurons,) float32; activation = offset + scale * level.
+        (n_neurons,); activation = offset + scale * level.
     """
 
     counts: NDArray[np.int64]
-    offset: NDArray[np.float32]
-    scale: NDArray[np.float32]
+    offset: NDArray[np.floating[Any]]
+    scale: NDArray[np.floating[Any]]
 
     def __add__(self, other: LevelCounts) -> LevelCounts:
         """Counts of both parts together.
@@ -185,9 +185,7 @@ def count_levels(
     return [LevelCounts(out[feature], low, step) for feature in range(n_features)]
 
 
-def quantise(
-    values: ArrayLike, training: ArrayLike | None = None
-) -> tuple[Codes, NDArray[np.float32], NDArray[np.float32]]:
+def quantise(values: ArrayLike, training: ArrayLike | None = None) -> tuple[Codes, Floats, Floats]:
     """Float activations to 256 uniform levels per neuron, ranges from the training rows alone.
 
     Values outside the training range go to its nearest end. An integer-valued neuron of range ≤ 255 is kept exactly.
@@ -201,34 +199,35 @@ def quantise(
 
     Returns
     -------
-    codes (n_samples, n_neurons) uint8, offset (n_neurons,) float32, scale (n_neurons,) float32 (1 for constant neurons).
+    codes (n_samples, n_neurons) uint8, offset (n_neurons,), scale (n_neurons,) (1 for constant neurons).
 
     Raises
     ------
     DataError
-        If a value is not finite.
+        If a value is not finite, or a range is too wide for a float.
     """
     table = np.asarray(values)
     rows = slice(None) if training is None else np.asarray(training, bool)
     codes = np.empty(table.shape, np.uint8)
-    offset, scale = np.zeros(table.shape[1], np.float32), np.ones(table.shape[1], np.float32)
+    offset, scale = np.zeros(table.shape[1]), np.ones(table.shape[1])
     chunk = max(1, _CHUNK_ENTRIES // max(1, len(table)))
     for start in range(0, table.shape[1], chunk):
         part = np.asarray(table[:, start : start + chunk], np.float64)
-        bad = ~np.isfinite(part).all(axis=0)
+        seen = part[rows]
+        low, high = seen.min(axis=0), seen.max(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            span = high - low
+            bad = ~(np.isfinite(part).all(axis=0) & np.isfinite(span))
         if bad.any():
             raise DataError(
                 f"Neuron {start + int(np.argmax(bad))} has activations that are not finite.",
                 remedy="Extract again in a wider dtype.",
             )
-        seen = part[rows]
-        low = seen.min(axis=0).astype(np.float32)
-        span = seen.max(axis=0) - low
+        step = span / 255.0
         whole = (span <= 255) & np.all(part == np.rint(part), axis=0)
-        step = np.where((span == 0) | whole, 1.0, span / 255.0).astype(np.float32)
-        step = np.where(step > 0, step, np.float32(1))
-        level = np.rint((part - low) / step.astype(np.float64))
-        codes[:, start : start + chunk] = np.clip(level, 0, 255)
+        step[whole | (step < np.finfo(np.float64).tiny)] = 1.0
+        clipped = np.clip(part, low, high)
+        codes[:, start : start + chunk] = np.rint((clipped - low) / step)
         offset[start : start + chunk], scale[start : start + chunk] = low, step
     return codes, offset, scale
 
@@ -245,19 +244,17 @@ def check_labels(labels: ArrayLike, split: ArrayLike, n_samples: int) -> tuple[N
         )
     if not np.isin(signs, (-1, 0, 1)).all():
         strange = signs[~np.isin(signs, (-1, 0, 1))][0]
-        raise DataError(f"Label {strange!r} found; expected +1, -1, or 0 for not labelled.")
+        raise DataError(f"Label {strange} found; expected +1, -1, or 0 for not labelled.")
     if not np.isin(codes, (0, 1, 2)).all():
         strange = codes[~np.isin(codes, (0, 1, 2))][0]
-        raise DataError(f"Split code {strange!r} found; expected 0 train, 1 validation or 2 test.")
+        raise DataError(f"Split code {strange} found; expected 0 train, 1 validation or 2 test.")
     return signs.astype(np.int8), codes.astype(np.int8)
 
 
-def check_quantisation(
-    offset: ArrayLike | None, scale: ArrayLike | None, n_neurons: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Offset and scale as (n_neurons,) float32, or a DataError."""
-    low = np.zeros(n_neurons, np.float32) if offset is None else np.asarray(offset, np.float32)
-    step = np.ones(n_neurons, np.float32) if scale is None else np.asarray(scale, np.float32)
+def check_quantisation(offset: ArrayLike | None, scale: ArrayLike | None, n_neurons: int) -> tuple[Floats, Floats]:
+    """Offset and scale as (n_neurons,) float64, or a DataError."""
+    low = np.zeros(n_neurons) if offset is None else np.asarray(offset, np.float64)
+    step = np.ones(n_neurons) if scale is None else np.asarray(scale, np.float64)
     if low.shape != (n_neurons,) or step.shape != (n_neurons,):
         raise DataError(f"{n_neurons} neurons with offset {low.shape} and scale {step.shape}; expected one each.")
     if not (np.isfinite(low).all() and np.isfinite(step).all()):

@@ -34,7 +34,7 @@ class ProbeData:
     groups:
         (n_rows,) integer codes.
     offset, scale:
-        (n_neurons,) float32; activation = offset + scale * X. Zero and one for floats.
+        (n_neurons,); activation = offset + scale * X. Zero and one for floats.
     row_ids:
         (n_rows,) rows of the arrays handed in.
     """
@@ -43,8 +43,8 @@ class ProbeData:
     positive: NDArray[np.bool_]
     split: NDArray[np.int8]
     groups: NDArray[np.intp]
-    offset: NDArray[np.float32]
-    scale: NDArray[np.float32]
+    offset: Floats
+    scale: Floats
     row_ids: NDArray[np.intp]
 
     @property
@@ -65,10 +65,10 @@ class ProbeData:
     def values(self, rows: NDArray[np.intp] | slice = slice(None), neurons: ArrayLike | None = None) -> Floats:
         """Activations as float64, (len(rows), len(neurons)); all neurons if none are named."""
         if neurons is None:
-            return self.X[rows].astype(np.float64) * self.scale.astype(np.float64) + self.offset
+            return self.X[rows].astype(np.float64) * self.scale + self.offset
         chosen = np.asarray(neurons, np.intp)
         block = self.X[rows][:, chosen] if len(chosen) > 64 else self.X[:, chosen][rows]
-        return block.astype(np.float64) * self.scale[chosen].astype(np.float64) + self.offset[chosen]
+        return block.astype(np.float64) * self.scale[chosen] + self.offset[chosen]
 
     def with_labels(self, positive: NDArray[np.bool_]) -> ProbeData:
         """The same rows under other labels."""
@@ -81,7 +81,7 @@ class ProbeData:
 
     def with_features(self, X: NDArray[Any]) -> ProbeData:
         """The same rows with other columns, as floats."""
-        return replace(self, X=X, offset=np.zeros(X.shape[1], np.float32), scale=np.ones(X.shape[1], np.float32))
+        return replace(self, X=X, offset=np.zeros(X.shape[1]), scale=np.ones(X.shape[1]))
 
 
 def prepare(
@@ -120,7 +120,6 @@ def prepare(
             raise DataError(f"X has type {table.dtype}; expected uint8 levels or floats.")
         if offset is not None or scale is not None:
             raise DataError(f"offset and scale given with X of type {table.dtype}; they belong to uint8 levels.")
-        table = table.astype(np.float32) if table.dtype == np.float16 else table
         if not np.isfinite(table[kept]).all():
             bad = int(np.argmax(~np.isfinite(table[kept]).all(axis=0)))
             raise DataError(

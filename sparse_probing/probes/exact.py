@@ -142,6 +142,9 @@ def _sweep(
 
 def _refit(request: Request, pool: NDArray[np.intp], k: int, result: OptimalFit, step: int) -> ProbeFit:
     support = pool[np.asarray(result.support, np.intp)]
+    if len(support) > k:
+        told = f"{len(support)} neurons came back where at most {k} were asked for."
+        return unfitted(request.method, k, told, n_candidates=len(pool), ranking=request.ranking, step=step)
     fit, _ = fit_support(
         request.data,
         support,

@@ -336,8 +336,8 @@ def _along(
 
 def _assemble(
     parts: list[dict[str, NDArray[Any]]],
-    offset: NDArray[np.float32],
-    scale: NDArray[np.float32],
+    offset: NDArray[np.floating[Any]],
+    scale: NDArray[np.floating[Any]],
     sizes: NDArray[np.int64],
 ) -> NeuronScores:
     """Blocks to one frozen result, levels to activations."""
