@@ -20,7 +20,14 @@ def three_checkpoints() -> duckdb.DuckDBPyConnection:
     ]
     place = {"layer": 0, "neuron": 0}
     scores: list[dict[str, Any]] = [
-        {**place, "run_id": "a", "validation_mcc": 0.25, "test_mcc": 0.25, "test_mcc_low": 0.125, "test_mcc_high": 0.375},
+        {
+            **place,
+            "run_id": "a",
+            "validation_mcc": 0.25,
+            "test_mcc": 0.25,
+            "test_mcc_low": 0.125,
+            "test_mcc_high": 0.375,
+        },
         {**place, "run_id": "b", "validation_mcc": 0.75, "test_mcc": 0.75, "test_mcc_low": 0.5, "test_mcc_high": 0.875},
         {**place, "run_id": "c", "validation_mcc": 0.5, "test_mcc": 0.5, "shortlisted": False},
         {

@@ -18,7 +18,11 @@ def score(layer: int, neuron: int, validation: float, test: float = 0.5, **more:
 
 
 def fit(fit_id: str, k: int, validation: float | None, test: float | None = None, **more: Any) -> dict[str, Any]:
-    scores = {"train_mcc": validation, "validation_mcc": validation, "test_mcc": test if test is not None else validation}
+    scores = {
+        "train_mcc": validation,
+        "validation_mcc": validation,
+        "test_mcc": test if test is not None else validation,
+    }
     return {"fit_id": fit_id, "k": k, **scores, **more}
 
 
@@ -253,7 +257,9 @@ def test_polysemantic_neurons_answer_to_two_features() -> None:
             score(0, 1, 0.875, feature="other", run_id="r4"),
         ],
     )
-    found = con.execute("select layer, neuron, n_features, features, validation_mccs from polysemantic_neurons").fetchall()
+    found = con.execute(
+        "select layer, neuron, n_features, features, validation_mccs from polysemantic_neurons"
+    ).fetchall()
     assert found == [(0, 0, 2, ["ewt.noun", "text_features.digit"], [0.75, 0.5])]
 
 
