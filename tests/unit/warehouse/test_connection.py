@@ -10,9 +10,8 @@ import duckdb
 import pytest
 
 import sparse_probing.warehouse
-from sparse_probing.errors import InputError
-from sparse_probing.warehouse import connect
-from sparse_probing.warehouse.catalog import sql_folder
+from sparse_probing.errors import ArtifactError, InputError
+from sparse_probing.warehouse import catalog, connect
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -56,6 +55,14 @@ def test_the_default_path_is_opened_read_only(tmp_path: Path, monkeypatch: pytes
             assert con.execute(f"select current_setting('{setting}')").fetchall() == [(False,)]
 
 
-def test_sql_lies_at_the_repository_top_and_ships_with_the_package() -> None:
-    assert sql_folder() == REPOSITORY / "sql"
-    assert '"sql" = "sparse_probing/sql"' in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+def test_sql_lies_at_the_repository_top_or_inside_the_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert catalog.sql_folder() == REPOSITORY / "sql"
+    installed = tmp_path / "site-packages" / "sparse_probing"
+    monkeypatch.setattr(catalog, "__file__", str(installed / "warehouse" / "catalog.py"))
+    with pytest.raises(ArtifactError, match="No SQL files"):
+        catalog.sql_folder()
+    (installed / "sql").mkdir(parents=True)
+    (installed / "sql" / "001_runs.sql").touch()
+    assert catalog.sql_folder() == installed / "sql"
