@@ -15,7 +15,8 @@ with fits as (
         probe_fits.converged,
         probe_fits.fit_seconds,
         coalesce(features.task = 'regression', false) as is_regression,
-        probe_fits.variant = 'dense' or probe_fits.method like 'dense%' as is_dense,
+        probe_fits.variant = 'dense'
+        or (probe_fits.variant = 'real' and probe_fits.method like 'dense%') as is_dense,
         probe_fits.variant = 'random_rotation' or probe_fits.method like '%rotation%' as is_rotated,
         probe_fits.train_mcc,
         probe_fits.train_r2,

@@ -5,6 +5,7 @@ Here the snapshot's answers are arranged into sections; geometry is in `charts`,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -244,6 +245,7 @@ def _write(target: Path, page: str) -> Path:
         temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ArtifactError(f"Cannot write {target}: {error}.", remedy="Choose another file.") from error
     return target

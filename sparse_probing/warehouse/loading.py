@@ -6,6 +6,7 @@ A fragment is a finished artifact folder ``results/<kind>/<run_id>/`` whose Parq
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -130,12 +131,12 @@ def publish(working: Path, snapshot: Path) -> None:
     """
     if not working.is_file():
         raise ArtifactError(f"No working database at {working}.", remedy="Load results before publishing.")
-    snapshot.parent.mkdir(parents=True, exist_ok=True)
     prefix = f"{_TEMPORARY_PREFIX}{snapshot.name}-"
-    for leftover in snapshot.parent.glob(f"{prefix}*"):
-        leftover.unlink(missing_ok=True)
     temporary = snapshot.parent / f"{prefix}{uuid.uuid4().hex[:8]}"
     try:
+        snapshot.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in snapshot.parent.glob(f"{prefix}*"):
+            leftover.unlink(missing_ok=True)
         connection = open_working(working)
         try:
             connection.execute("checkpoint")
@@ -152,7 +153,8 @@ def publish(working: Path, snapshot: Path) -> None:
             remedy="Free space, or load the results again.",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def set_threshold(working: Path, collection: str, metric: str, threshold: float | None) -> None:

@@ -140,7 +140,8 @@ def checkpoint_trajectories(con: duckdb.DuckDBPyConnection, run_ids: Iterable[st
 def query(con: duckdb.DuckDBPyConnection, sql: str) -> QueryResult:
     """Answer one statement of a user's, which can neither write nor reach files beside the snapshot.
 
-    For good, this closes the database behind `con` to all other files: a COPY can hide inside a SELECT.
+    For good, this closes the database behind `con` to all other files, because a COPY can hide inside a SELECT, and to
+    Python variables.
 
     Raises
     ------
@@ -160,6 +161,7 @@ def query(con: duckdb.DuckDBPyConnection, sql: str) -> QueryResult:
             remedy="Ask with select, from, describe, summarize, pivot or explain.",
         )
     try:
+        con.execute("set python_enable_replacements = false")
         con.execute("set enable_external_access = false")
         con.execute(statements[0])
         columns = tuple(str(column[0]) for column in con.description or ())
@@ -192,7 +194,8 @@ def _select(
     condition = "" if run_ids is None else "where list_contains(?, run_id)"
     try:
         return con.execute(f"select {columns} from {source} {condition} order by {order}", parameters)
-    except duckdb.CatalogException as error:
+    except (duckdb.CatalogException, duckdb.InvalidInputException) as error:
+        # The second: the name is a Python variable's in scope, where DuckDB looks after the catalog.
         raise InputError(
             f"The snapshot has no {source}: {one_line(error)}.",
             remedy="It was published by another version: load the results again.",

@@ -48,6 +48,7 @@ def test_scored_fits_takes_the_metric_of_the_task() -> None:
             fit("b", 1, math.nan, feature="abs_pos", validation_r2=0.25, test_r2=0.125, test_mcc_low=0.0),
             fit("c", 9, 0.5, variant="dense", method="dense_probe"),
             fit("d", 1, math.nan, variant="random_rotation", method="rotation_baseline"),
+            fit("e", 9, 0.5, variant="shuffled_labels", method="dense_probe"),
         ],
     )
     found = con.execute(
@@ -59,6 +60,7 @@ def test_scored_fits_takes_the_metric_of_the_task() -> None:
         ("b", "r2", 0.25, 0.125, None, False, False),
         ("c", "mcc", 0.5, 0.5, None, True, False),
         ("d", "mcc", None, None, None, False, True),
+        ("e", "mcc", 0.5, 0.5, None, False, False),
     ]
 
 

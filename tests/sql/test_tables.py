@@ -69,3 +69,14 @@ def test_thresholds_are_seeded_once_and_edits_stay() -> None:
     con.execute("update interest_thresholds set threshold = 0.5")
     catalog.create_tables(con)
     assert con.execute("select collection, threshold from interest_thresholds").fetchall() == [("latex", 0.5)]
+
+
+def test_the_guide_names_every_table_and_view() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    names = {path.stem.split("_", 1)[1] for path in FILES}
+    assert {name for name in names if f"`{name}`" not in guide} == set()
+    named = set(re.findall(r"`(check_\w+)`", guide))
+    assert named <= names | {"check_*"}
+    for view in catalog.check_views():
+        (row,) = [line for line in guide.splitlines() if line.startswith("| `check") and f"`{view.name}`" in line]
+        assert f"| {view.severity} |" in row
