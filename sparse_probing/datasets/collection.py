@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparse_probing.config import CollectionSpec, Pooling
 from sparse_probing.datasets.sampling import NearDuplicates, assign_splits, order_key, split_quotas
-from sparse_probing.datasets.sources import Document, Source, windows
+from sparse_probing.datasets.sources import Document, Source, ending, windows
 from sparse_probing.datasets.tokens import SpecialTokens, Tokenizer, TokenSequence, encode, special_tokens
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.schemas import SPLITS
@@ -136,6 +136,8 @@ class Collection(ABC, Generic[OptionsT]):
     default_pooling: ClassVar[Pooling]
     poolings: ClassVar[tuple[Pooling, ...]]
     group_unit: ClassVar[str] = "documents"
+    # Whether the end of a text is what matters: longer ones lose their beginning.
+    keep_end: ClassVar[bool] = False
     # Raised when this collection's own code would give other rows for the same spec.
     version: ClassVar[int] = 1
 
@@ -154,6 +156,10 @@ class Collection(ABC, Generic[OptionsT]):
     def classes_needed(self, plan: Plan[OptionsT]) -> tuple[str, ...]:
         """Labels that documents must have; a class without any text is an error."""
         return ()
+
+    def select(self, plan: Plan[OptionsT], documents: dict[str, list[Document]]) -> dict[str, list[Document]]:
+        """Classes to keep, given all that was found; those that are left out get no sequences."""
+        return documents
 
     def resolve(self, spec: CollectionSpec) -> Plan[OptionsT]:
         """Validate a spec and fill in what it leaves open.
@@ -230,7 +236,7 @@ class Collection(ABC, Generic[OptionsT]):
         DataError
             If some class has too few groups, sequences or labels in a split.
         """
-        documents = self._read(plan)
+        documents = self.select(plan, self._read(plan))
         splits = self._split(plan, documents)
         special = special_tokens(tokenizer)
         sequences = self._sequence(plan, documents, splits, tokenizer, special, progress)
@@ -240,14 +246,11 @@ class Collection(ABC, Generic[OptionsT]):
     def _read(self, plan: Plan[OptionsT]) -> dict[str, list[Document]]:
         """Pieces of documents by class, each class in hash order."""
         options, seed = plan.options, plan.spec.seed
-        max_chars = plan.spec.context_length * CHARS_PER_TOKEN
         heaps: dict[str, list[tuple[int, int, Document]]] = {}
         serial = 0
         for source in self.sources(options):
             for document in source.documents(seed):
-                for piece in windows(
-                    document, max_chars=max_chars, max_windows=options.windows_per_document, seed=seed
-                ):
+                for piece in self._pieces(plan, document):
                     serial += 1
                     heap = heaps.setdefault(piece.label, [])
                     key = order_key(seed, "document", piece.label, piece.group_id, piece.text)
@@ -265,6 +268,13 @@ class Collection(ABC, Generic[OptionsT]):
             label: [document for _, _, document in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
             for label, heap in sorted(heaps.items())
         }
+
+    def _pieces(self, plan: Plan[OptionsT], document: Document) -> Iterable[Document]:
+        max_chars = plan.spec.context_length * CHARS_PER_TOKEN
+        if self.keep_end:
+            return [ending(document, max_chars)]
+        n_windows = plan.options.windows_per_document
+        return windows(document, max_chars=max_chars, max_windows=n_windows, seed=plan.spec.seed)
 
     def _split(self, plan: Plan[OptionsT], documents: Mapping[str, list[Document]]) -> dict[str, str]:
         groups: dict[str, set[str]] = {}
@@ -316,7 +326,11 @@ class Collection(ABC, Generic[OptionsT]):
             for start in range(0, len(bucket), BATCH):
                 batch = bucket[start : start + BATCH]
                 encoded = encode(
-                    tokenizer, [item.text for item in batch], context_length=plan.spec.context_length, special=special
+                    tokenizer,
+                    [item.text for item in batch],
+                    context_length=plan.spec.context_length,
+                    special=special,
+                    keep_end=self.keep_end,
                 )
                 for document, tokens in zip(batch, encoded, strict=True):
                     sequenced = tokens and self._usable(plan.options, document, split, tokens)

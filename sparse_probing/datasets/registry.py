@@ -6,6 +6,7 @@ from typing import Any
 
 from sparse_probing.datasets.affixes import Prefixes, Suffixes
 from sparse_probing.datasets.collection import Collection
+from sparse_probing.datasets.compound_words import CompoundWords
 from sparse_probing.datasets.labelled_text import LabelledText
 from sparse_probing.datasets.natural_lang_id import NaturalLanguage
 from sparse_probing.datasets.position import Position
@@ -22,6 +23,7 @@ COLLECTIONS: dict[str, Collection[Any]] = {
         Prefixes(),
         Suffixes(),
         Position(),
+        CompoundWords(),
         LabelledText(),
     )
 }

@@ -224,3 +224,12 @@ def windows(document: Document, *, max_chars: int, max_windows: int, seed: int) 
     pieces.sort(key=lambda piece: order_key(seed, "window", document.group_id, piece))
     for piece in pieces[:max_windows]:
         yield replace(document, text=piece)
+
+
+def ending(document: Document, max_chars: int) -> Document:
+    """The last `max_chars` of a document, from the first whitespace in them on."""
+    if len(document.text) <= max_chars:
+        return document
+    text = document.text[-max_chars:]
+    space = next((index for index, char in enumerate(text) if char.isspace()), 0)
+    return replace(document, text=text[space:])

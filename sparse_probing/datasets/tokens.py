@@ -97,9 +97,16 @@ def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
 
 
 def encode(
-    tokenizer: Tokenizer, texts: Sequence[str], *, context_length: int, special: SpecialTokens | None = None
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    context_length: int,
+    special: SpecialTokens | None = None,
+    keep_end: bool = False,
 ) -> list[TokenSequence | None]:
     """Tokenise texts, at most `context_length` tokens each, special tokens included.
+
+    Of a longer text the first tokens are kept or, with `keep_end`, the last.
 
     Returns
     -------
@@ -122,12 +129,11 @@ def encode(
         return []
     try:
         encoded = tokenizer(
-            [text[: room * MAX_CHARS_PER_TOKEN] for text in texts],
+            list(texts) if keep_end else [text[: room * MAX_CHARS_PER_TOKEN] for text in texts],
             add_special_tokens=False,
-            truncation=True,
-            max_length=room,
             return_offsets_mapping=True,
             return_attention_mask=False,
+            **({} if keep_end else {"truncation": True, "max_length": room}),
         )
     except NotImplementedError as error:
         raise InputError(
@@ -135,7 +141,7 @@ def encode(
             remedy="Use the model's fast tokenizer.",
         ) from error
     return [
-        _frame(ids, offsets, special)
+        _frame(ids[-room:], offsets[-room:], special)
         for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     ]
 

@@ -13,6 +13,7 @@ import pytest
 from sparse_probing.config import CollectionSpec
 from sparse_probing.datasets.affixes import PREFIXES, SUFFIXES, Prefixes, Suffixes
 from sparse_probing.datasets.build import build_dataset, preflight
+from sparse_probing.datasets.compound_words import occurrences
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
@@ -128,3 +129,44 @@ def test_own_classes(tmp_path: Path, write_corpus: Write, tokenizer: Any) -> Non
     assert labels.groupby("feature").label.mean().to_dict() == {"el": 0.0, "fr": 0.0}
     with pytest.raises(InputError, match=r"options\.path: Field required"):
         preflight(CollectionSpec(collection="labelled_text", options={"classes": ["el", "fr"]}))
+
+
+def test_pairs_and_their_words_alone_by_hand() -> None:
+    text = "High  school is high. A school; the high-school boy, high\nSchool, schools, thigh, school high"
+    found = [(kind, text[end - 6 : end].strip()) for kind, end in occurrences(text, "high school")]
+    assert [kind for kind, _ in found] == ["pair", "first", "second", "pair", "second", "first"]
+    assert found[0][1] == "school"
+    assert found[1][1] == "s high"
+
+
+def test_compound_words_end_at_the_word(tmp_path: Path, english_tokenizer: Any) -> None:
+    generator = np.random.default_rng(1)
+    words = ["the", "list", "of", "names", "was", "read", "in", "a", "module", "value", "returns", "object", "class"]
+    rows = []
+    for number in range(90):
+        before, after = (" ".join(generator.choice(words, size=40)) for _ in range(2))
+        target = ("high school", "old school", "high value")[number % 3]
+        rows.append({"text": f"{before} {target} {after}"})
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = {"path": str(path), "bigrams": ["high school"], "sequences_per_class": 15}
+    spec = CollectionSpec(collection="compound_words", context_length=24, options=options)
+    root = Location.open(tmp_path / "d")
+    folder = build_dataset(spec, root=root, tokenizer=english_tokenizer, tokenizer_digest="t")
+    sequences = read_table(folder / "sequences.parquet").to_pandas().set_index("seq_id")
+    labels = read_table(folder / "labels.parquet").to_pandas()
+    assert len(labels) == 45
+    assert (labels.label == 1).sum() == 15
+    for seq_id, position, label in zip(labels.seq_id, labels.position, labels.label, strict=True):
+        tokens = sequences.tokens[seq_id]
+        assert tokens[0] == 0
+        assert position == len(tokens) - 1
+        text = english_tokenizer.decode(tokens[1:])
+        assert text.endswith(" high school") == (label == 1)
+        assert text.endswith((" school", " high"))
+    more = spec.model_copy(update={"options": {**options, "bigrams": ["high school", "credit card"]}})
+    with pytest.raises(DataError, match="Feature 'credit_card': documents found: pair 0, second 0, first 0; 10"):
+        build_dataset(more, root=root, tokenizer=english_tokenizer, tokenizer_digest="t")
+    lenient = more.model_copy(update={"options": {**more.options, "rare_features": "leave_out"}})
+    folder = build_dataset(lenient, root=root, tokenizer=english_tokenizer, tokenizer_digest="t")
+    assert read_manifest(folder).facts["features_left_out"] == ["credit_card"]
