@@ -162,7 +162,7 @@ def solve_by_columns(
 
     The bound is over *all* of ``free`` from the first round on; more rounds only sharpen it.
     """
-    work = np.sort(np.argsort(-likely, kind="stable")[: 4 * k_free + 24])
+    work = np.sort(np.argsort(-likely, kind="stable")[: 2 * k_free + 16])
     shares, best, best_bound, rounds = np.zeros(free.size), None, -np.inf, 0
     for rounds in range(1, ROUNDS + 1):  # noqa: B007
         relaxed = problem.relax(fixed, free[work], k_free, tolerance=tolerance, cutoff=cutoff)

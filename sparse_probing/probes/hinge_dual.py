@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.lapack import dpotrf, dpotrs
 
 Array = NDArray[np.float64]
 
@@ -149,9 +149,8 @@ def solve_relaxation(
         root = np.sqrt(c)
         scaled = Z * np.sqrt(d_inv)
         G = scaled @ scaled.T
-        try:
-            factor = cho_factor(G * np.outer(root, root) + np.eye(m), check_finite=False)
-        except LinAlgError:
+        factor, failed = dpotrf(G * root * root[:, None] + np.eye(m), lower=1)
+        if failed:
             break
         use_q = a[free] * gf > sf  # where s moves much more than g does, its step is read off q
         d_y = d_inv * y
@@ -162,7 +161,7 @@ def solve_relaxation(
             """Solve q = γ(s dg + g ds), dg = p − G q, ds = (h + γ g dg)/E for q, dg, ds. p: (m,), h: (m_free,)."""
             ah = np.zeros(m)
             ah[free] = a[free] * h
-            q = root * cho_solve(factor, root * p + ah / root, check_finite=False)
+            q = root * dpotrs(factor, root * p + ah / root, lower=1)[0]
             dg = np.where(c * G.diagonal() > 1.0, (q - ah) / c, p - G @ q)
             with np.errstate(divide="ignore", invalid="ignore"):
                 ds = np.where(use_q, (q[free] / gamma - sf * dg[free]) / gf, e_inv * (h + gamma * gf * dg[free]))

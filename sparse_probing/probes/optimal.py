@@ -30,7 +30,7 @@ GUROBI_VARIABLES = 1999
 GUROBI_CUTS = 500
 INNER_TOLERANCE = 1e-7
 FINAL_TOLERANCE = 1e-9
-NODE_TOLERANCE = 1e-5
+NODE_TOLERANCE = 3e-6
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[I
         return time.perf_counter() < deadline
 
     k = min(k, problem.n_neurons)
-    slack = 0.9 * options.gap_tolerance
+    slack = 0.1 * options.gap_tolerance
     everything = np.arange(problem.n_neurons)
     cuts_before = pool.added
 

@@ -16,6 +16,10 @@ from sparse_probing.probes.hinge_dual import Array
 from sparse_probing.probes.incumbents import Incumbent
 
 
+# Branch on the neuron whose share is nearest to this: taken out, it hurts; put in, it leaves little to choose.
+BRANCH_AT = 0.7
+
+
 @dataclass(frozen=True)
 class Node:
     """A solved node: ``fixed`` are in, the rest is to be chosen from ``free``, of which these are shares and gains."""
@@ -69,7 +73,7 @@ class Tree:
             if not self.keep_going():
                 return TreeResult(min(heap[0][0], self.dropped), self.nodes, False)
             node = heapq.heappop(heap)[2]
-            at = int(np.argmax(np.minimum(node.shares, 1.0 - node.shares)))
+            at = int(np.argmin(np.abs(node.shares - BRANCH_AT)))
             rest, likely = np.delete(node.free, at), np.delete(node.shares * node.gains.max() + node.gains, at)
             push(self._solve(np.append(node.fixed, node.free[at]), rest, likely))
             push(self._solve(node.fixed, rest, likely))
