@@ -1,1 +1,23 @@
-"""One forward pass to typed batches of activations, and from there to a finished artifact."""
+"""Activations of a model on a dataset: captured, pooled, quantised, streamed or stored. No probing.
+
+`extract` streams them, `extract_dataset` stores them; both are loaded when first asked for, since they need torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparse_probing.activations.capture import ActivationBatch, extract
+    from sparse_probing.activations.extraction import extract_dataset
+    from sparse_probing.activations.plan import Selection
+
+_HOMES = {"ActivationBatch": "capture", "extract": "capture", "extract_dataset": "extraction", "Selection": "plan"}
+__all__ = ["ActivationBatch", "Selection", "extract", "extract_dataset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

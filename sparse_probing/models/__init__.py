@@ -1,1 +1,1 @@
-"""Loading of models (hub, folder, GGUF), their hook points, their digests. Never labels, never files of results."""
+"""Models: where they come from, how they are loaded, and where their activations can be read. No corpus, no storage."""

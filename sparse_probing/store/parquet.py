@@ -18,6 +18,7 @@ def write_table(
     schema: pa.Schema,
     *,
     compression: str = "zstd",
+    compression_level: int | None = None,
     use_dictionary: bool | list[str] = True,
     row_group_rows: int = 1 << 17,
 ) -> FileEntry:
@@ -38,7 +39,14 @@ def write_table(
         if not field.nullable and column.null_count:
             raise ArtifactError(f"{location}: column {field.name} has {column.null_count} nulls; expected none.")
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression=compression, use_dictionary=use_dictionary, row_group_size=row_group_rows)
+    pq.write_table(
+        table,
+        sink,
+        compression=compression,
+        compression_level=compression_level,
+        use_dictionary=use_dictionary,
+        row_group_size=row_group_rows,
+    )
     buffer = sink.getvalue()
     location.write_bytes(buffer)
     return FileEntry(sha256=hashlib.sha256(buffer).hexdigest(), size_bytes=buffer.size, n_rows=table.num_rows)

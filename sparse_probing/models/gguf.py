@@ -1,0 +1,99 @@
+"""GGUF files to safetensors, once: a GGUF is slow to open, and its packed weights are no weights to look at.
+
+The converted folder appears in one step or not at all. Nothing here is about any other format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from sparse_probing.errors import InputError
+
+# Raised when the same file would be converted to other weights.
+CONVERTER_VERSION = 1
+SAVED_DTYPE = torch.bfloat16
+_SAMPLE_BYTES = 1 << 20
+
+
+def converted_folder(gguf: Path, models_dir: Path) -> Path:
+    """Where the converted model lies: named by the file's name, size and first and last bytes."""
+    size = gguf.stat().st_size
+    hasher = hashlib.sha256(f"{CONVERTER_VERSION}:{size}:".encode())
+    with gguf.open("rb") as stream:
+        hasher.update(stream.read(_SAMPLE_BYTES))
+        stream.seek(max(0, size - _SAMPLE_BYTES))
+        hasher.update(stream.read(_SAMPLE_BYTES))
+    return models_dir / f"{gguf.stem}-{hasher.hexdigest()[:12]}"
+
+
+def convert_gguf(gguf: Path, models_dir: Path) -> Path:
+    """Convert a GGUF file to safetensors with its tokenizer, unless that was done before.
+
+    Weights are unpacked to bfloat16.
+
+    Parameters
+    ----------
+    gguf:
+        The file.
+    models_dir:
+        Folder that holds converted models.
+
+    Returns
+    -------
+    Path
+        Folder with ``config.json``, safetensors and tokenizer.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read as a model, or its weights are still packed after loading.
+    """
+    target = converted_folder(gguf, models_dir)
+    if (target / "config.json").is_file():
+        return target
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    models_dir.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=models_dir))
+    try:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=SAVED_DTYPE,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+        except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError, ImportError) as error:
+            raise InputError(
+                f"GGUF file {gguf} cannot be converted: {error}.",
+                remedy="Use a model saved as safetensors, or an architecture that transformers reads from GGUF.",
+            ) from error
+        packed = [name for name, weight in model.named_parameters() if weight.dtype != SAVED_DTYPE]
+        if packed:
+            raise InputError(
+                f"GGUF file {gguf}: {len(packed)} weights stayed packed ({packed[0]}, …).",
+                remedy="Use a model saved as safetensors.",
+            )
+        # What saving would refuse or write down again as quantised.
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if getattr(model.config, "quantization_config", None) is not None:
+            del model.config.quantization_config
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(target)
+        except OSError:
+            # Another process was first: its folder is as good as this one.
+            if not (target / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

