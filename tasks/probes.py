@@ -22,6 +22,7 @@ from tasks.layers import ProbingInputs, best_layer_tables, best_layers, layer_ta
 from tasks.policies import POLICY
 from tasks.progress import advance
 from tasks.references import RunReference, data_root, located
+from tasks.threads import one_blas_thread
 
 
 def _run_digest(probing: ProbingSpec, dataset: Manifest, activations: Manifest) -> str:
@@ -71,7 +72,9 @@ def probe_layer(run: RunReference, layer: int) -> str:
     part = results.layer_part(layer)
     if not results.is_part_done(root, run.run_id, part):
         matrix = read_layer(located(run.activations), layer)
-        results.write_part(root, run.run_id, part, layer_tables(_inputs(run), matrix))
+        with one_blas_thread():
+            tables = layer_tables(_inputs(run), matrix)
+        results.write_part(root, run.run_id, part, tables)
     advance(f"Probe {run.collection.collection}", len(run.layers))
     return part
 
@@ -92,7 +95,9 @@ def probe_best_layer(run: RunReference, layer: int, features: list[str], total: 
     part = results.best_part(layer)
     if not results.is_part_done(root, run.run_id, part):
         matrix = read_layer(located(run.activations), layer)
-        results.write_part(root, run.run_id, part, best_layer_tables(_inputs(run), matrix, features))
+        with one_blas_thread():
+            tables = best_layer_tables(_inputs(run), matrix, features)
+        results.write_part(root, run.run_id, part, tables)
     advance(f"Compare {run.collection.collection}", total)
     return part
 

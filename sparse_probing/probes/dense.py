@@ -58,8 +58,10 @@ def fit_dense(data: ProbeData, c_values: Sequence[float], bootstrap: Bootstrap, 
     if len(compared) == 0:
         candidates = [1.0 if 1.0 in candidates else candidates[0]]
     best, best_score, best_c = None, -np.inf, candidates[0]
+    start = None
     for c in candidates:
-        fit = fit_logistic(values[rows], data.positive[rows], c=c, tolerance=1e-4, scaled=scaled)
+        fit = fit_logistic(values[rows], data.positive[rows], c=c, tolerance=1e-4, scaled=scaled, start=start)
+        start = fit.coef_scaled
         score = 0.0
         if len(compared):
             score = score_metrics(data.positive[compared], fit.scores(values[compared]))["average_precision"]

@@ -83,7 +83,8 @@ def _standardised_difference(data: ProbeData) -> Floats:
     spread = np.sqrt(np.einsum("ij,ij->j", values, values).astype(np.float64) / len(rows))
     # Rounding alone spreads a constant float column by less than this.
     floor = 1e-6 * np.maximum(np.abs(data.X[rows[:1]].astype(np.float64)).ravel(), 1e-30)
-    return np.divide(difference, spread, out=np.zeros_like(spread), where=spread > floor)
+    relative: Floats = np.divide(difference, spread, out=np.zeros_like(spread), where=spread > floor)
+    return relative
 
 
 def _count_criterion(data: ProbeData, criterion: str) -> Floats:
