@@ -108,164 +108,265 @@ def solve_relaxation(
     m, n = Z.shape
     if m - n_fixed <= k_free:  # every neuron fits: nothing is left to share out
         n_fixed, k_free = m, 0
-    free = slice(n_fixed, m)
-    m_free = m - n_fixed
-    half = 0.5 * gamma
-    u = repair(0.5 * w, y, w)
-    b, theta = 0.0, 0.0
-    low, high = np.ones(n), np.ones(n)  # multipliers of u ≥ 0 and of u ≤ w
-    g = Z @ u
-    s = np.ones(m)
-    s[free] = k_free / max(m_free, 1)
-    scale = max(1e-9, half * float((g * g).max(initial=0.0)))
-    s_low, s_high = np.full(m_free, scale), np.full(m_free, scale)  # multipliers of s ≥ 0 and of s ≤ 1
-    best: tuple[float, Array] = (-np.inf, u)
-    value, best_s, best_b = np.inf, s, b
+    at = _Iterate.start(Z, y, w, gamma, n_fixed, k_free)
+    best_bound, best_u = -np.inf, at.u
+    value, best_s, best_b = np.inf, at.s, at.b
     step = 0
-    for step in range(MAX_STEPS + 1):  # noqa: B007
-        sf, gf, room, room_s = s[free], g[free], w - u, 1.0 - s[free]
-        squares = g * g
-        slack = 1.0 - (gamma * s * g) @ Z - b * y
-        bound = float(u.sum()) - half * (float(squares[:n_fixed].sum()) + top_sum(squares[free], k_free))
-        primal = half * float(s @ squares) + float(w @ np.maximum(0.0, slack))
-        if bound > best[0]:
-            best = (bound, u)
+    for step in range(MAX_STEPS + 1):
+        squares = at.g * at.g
+        slack = 1.0 - (gamma * at.s * at.g) @ Z - at.b * y
+        bound = float(at.u.sum()) - 0.5 * gamma * _cost(squares, n_fixed, k_free)
+        primal = 0.5 * gamma * float(at.s @ squares) + float(w @ np.maximum(0.0, slack))
+        if bound > best_bound:
+            best_bound, best_u = bound, at.u
         if primal < value:
-            value, best_s, best_b = primal, s, b
-        if value - best[0] <= tolerance * abs(value) or best[0] > cutoff or step == MAX_STEPS:
+            value, best_s, best_b = primal, at.s, at.b
+        if value - best_bound <= tolerance * abs(value) or best_bound > cutoff or step == MAX_STEPS:
             break
-        r_u = slack + low - high
-        r_s = half * squares[free] - theta + s_low - s_high
-        r_k = k_free - float(sf.sum())
-        r_y = -float(y @ u)
-        # Eliminating the multipliers and s leaves  (D + Z'CZ) du = …,  D and C diagonal.
-        d_inv = 1.0 / (low / u + high / room)
-        e_inv = 1.0 / (s_low / sf + s_high / room_s)
-        a = np.zeros(m)
-        a[free] = gamma * gf * e_inv
-        c = gamma * s
-        c[free] += gamma * gf * a[free]
-        c = np.maximum(c, 1e-300)
-        root = np.sqrt(c)
-        scaled = Z * np.sqrt(d_inv)
-        G = scaled @ scaled.T
-        factor, failed = dpotrf(G * root * root[:, None] + np.eye(m), lower=1)
-        if failed:
+        newton = _Newton.factor(Z, y, w, gamma, n_fixed, k_free, at, slack)
+        if newton is None:
             break
-        use_q = a[free] * gf > sf  # where s moves much more than g does, its step is read off q
-        d_y = d_inv * y
-        p_y = Z @ d_y
-        yy = float(y @ d_y)
-
-        def reduced(p: Array, h: Array) -> tuple[Array, Array, Array]:
-            """Solve q = γ(s dg + g ds), dg = p − G q, ds = (h + γ g dg)/E for q, dg, ds. p: (m,), h: (m_free,)."""
-            ah = np.zeros(m)
-            ah[free] = a[free] * h
-            q = root * dpotrs(factor, root * p + ah / root, lower=1)[0]
-            dg = np.where(c * G.diagonal() > 1.0, (q - ah) / c, p - G @ q)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ds = np.where(use_q, (q[free] / gamma - sf * dg[free]) / gf, e_inv * (h + gamma * gf * dg[free]))
-            return q, dg, ds
-
-        q_y, dg_y, ds_y = reduced(p_y, np.zeros(m_free))
-        q_t, dg_t, ds_t = reduced(np.zeros(m), np.ones(m_free))
-        a11, a12 = yy - float(p_y @ q_y), -float(p_y @ q_t)
-        a21, a22 = float(ds_y.sum()), (float(ds_t.sum()) if m_free else 1.0)
-
-        def direction(t_low: Array, t_high: Array, v_low: Array, v_high: Array, bend: Array, bend_s: Array) -> _Step:
-            """Newton step towards products t (of u) and v (of s), with the second-order terms given."""
-            rhs = r_u + t_low / u - t_high / room
-            d_r = d_inv * rhs
-            q_r, dg_r, ds_r = reduced(Z @ d_r - G @ bend, r_s + bend_s + v_low / sf - v_high / room_s)
-            b1 = float(y @ d_r) - float(p_y @ (q_r + bend)) - r_y
-            b2 = float(ds_r.sum()) - r_k if m_free else 0.0
-            det = a11 * a22 - a12 * a21
-            db, dth = (b1 * a22 - a12 * b2) / det, (a11 * b2 - a21 * b1) / det
-            q = q_r - db * q_y - dth * q_t + bend
-            du = d_r - db * d_y - d_inv * (q @ Z)
-            ds = ds_r - db * ds_y - dth * ds_t
-            return _Step(
-                du=du,
-                ds=ds,
-                dg=dg_r - db * dg_y - dth * dg_t,
-                db=db,
-                dth=dth,
-                low=(t_low - low * du) / u,
-                high=(t_high + high * du) / room,
-                s_low=(v_low - s_low * ds) / sf,
-                s_high=(v_high + s_high * ds) / room_s,
-            )
-
-        products = (u * low, room * high, sf * s_low, room_s * s_high)
-        count = 2 * (n + m_free)
-        mu = sum(float(p.sum()) for p in products) / count
-        t = direction(*(-p for p in products), np.zeros(m), np.zeros(m_free))
-        reach = _reach(t, u, room, low, high, sf, room_s, s_low, s_high)
-        mu_affine = (
-            float((u + reach * t.du) @ (low + reach * t.low))
-            + float((room - reach * t.du) @ (high + reach * t.high))
-            + float((sf + reach * t.ds) @ (s_low + reach * t.s_low))
-            + float((room_s - reach * t.ds) @ (s_high + reach * t.s_high))
-        ) / count
-        aim = mu * min(1.0, max(mu_affine / mu, 0.0)) ** 3
-        bend = np.zeros(m)
-        bend[free] = gamma * t.ds * t.dg[free]
-        t = direction(
-            aim - products[0] - t.du * t.low,
-            aim - products[1] + t.du * t.high,
-            aim - products[2] - t.ds * t.s_low,
-            aim - products[3] + t.ds * t.s_high,
-            bend,
-            half * t.dg[free] ** 2,
-        )
-        reach = STEP_BACK * _reach(t, u, room, low, high, sf, room_s, s_low, s_high)
-        if not (np.isfinite(reach) and np.isfinite(t.db)) or reach < 1e-6:
+        moved = newton.step(at)
+        if moved is None:
             break
-        reach = min(1.0, reach)
-        u = u + reach * t.du
-        s = s.copy()
-        s[free] += reach * t.ds
-        b += reach * t.db
-        theta += reach * t.dth
-        low, high = low + reach * t.low, high + reach * t.high
-        s_low, s_high = s_low + reach * t.s_low, s_high + reach * t.s_high
-        g = Z @ u
-    u = repair(best[1], y, w)
+        at = moved
+    u = repair(best_u, y, w)
     g = Z @ u
-    squares = g * g
-    bound = float(u.sum()) - half * (float(squares[:n_fixed].sum()) + top_sum(squares[free], k_free))
+    bound = float(u.sum()) - 0.5 * gamma * _cost(g * g, n_fixed, k_free)
     return Relaxation(u, best_s, g, best_b, bound, value, step)
 
 
+def _cost(squares: Array, n_fixed: int, k_free: int) -> float:
+    return float(squares[:n_fixed].sum()) + top_sum(squares[n_fixed:], k_free)
+
+
 @dataclass(frozen=True)
-class _Step:
+class _Iterate:
+    """Where the interior point stands: u, s and b with the multipliers of all bounds, and of ``Σ s = k_free``.
+
+    s is of all neurons; its multipliers are of the free ones alone.
+    """
+
+    u: Array
+    s: Array
+    g: Array
+    b: float
+    theta: float
+    low: Array  # of u ≥ 0
+    high: Array  # of u ≤ w
+    s_low: Array  # of s ≥ 0
+    s_high: Array  # of s ≤ 1
+
+    @classmethod
+    def start(cls, Z: Array, y: Array, w: Array, gamma: float, n_fixed: int, k_free: int) -> _Iterate:
+        m, n = Z.shape
+        u = repair(0.5 * w, y, w)
+        g = Z @ u
+        s = np.ones(m)
+        s[n_fixed:] = k_free / max(m - n_fixed, 1)
+        scale = np.full(m - n_fixed, max(1e-9, 0.5 * gamma * float((g * g).max(initial=0.0))))
+        return cls(u, s, g, 0.0, 0.0, np.ones(n), np.ones(n), scale, scale.copy())
+
+
+@dataclass(frozen=True)
+class _Direction:
     du: Array
     ds: Array
     dg: Array
     db: float
-    dth: float
+    dtheta: float
     low: Array
     high: Array
     s_low: Array
     s_high: Array
 
 
-def _reach(
-    t: _Step, u: Array, room: Array, low: Array, high: Array, sf: Array, room_s: Array, s_low: Array, s_high: Array
-) -> float:
-    """The largest step (at most 1 / STEP_BACK) that keeps u, w − u, s, 1 − s and the multipliers positive."""
-    worst = max(
-        STEP_BACK,
-        float((-t.du / u).max()),
-        float((t.du / room).max()),
-        float((-t.low / low).max()),
-        float((-t.high / high).max()),
-        float((-t.ds / sf).max(initial=0.0)),
-        float((t.ds / room_s).max(initial=0.0)),
-        float((-t.s_low / s_low).max(initial=0.0)),
-        float((-t.s_high / s_high).max(initial=0.0)),
-    )
-    return 1.0 / worst
+@dataclass(frozen=True)
+class _Newton:
+    """One factored Newton system.
+
+    Eliminating the multipliers and s leaves ``(D + ZᵀCZ) du = …`` with D and C diagonal, which is solved in the m
+    unknowns ``q = γ (s dg + g ds)``; where C is large, dg and ds are read off q rather than off ``p − G q``, whose terms
+    would cancel.
+    """
+
+    Z: Array
+    y: Array
+    w: Array
+    gamma: float
+    free: slice
+    r_u: Array
+    r_s: Array
+    r_y: float
+    r_k: float
+    d_inv: Array
+    e_inv: Array
+    a: Array
+    c: Array
+    root: Array
+    G: Array
+    factored: Array
+    by_q: NDArray[np.bool_]
+    s_free: Array
+    g_free: Array
+
+    @classmethod
+    def factor(
+        cls, Z: Array, y: Array, w: Array, gamma: float, n_fixed: int, k_free: int, at: _Iterate, slack: Array
+    ) -> _Newton | None:
+        """The system at an iterate, or None if it cannot be factored."""
+        m = at.s.size
+        free = slice(n_fixed, m)
+        sf, gf = at.s[free], at.g[free]
+        d_inv = 1.0 / (at.low / at.u + at.high / (w - at.u))
+        e_inv = 1.0 / (at.s_low / sf + at.s_high / (1.0 - sf))
+        a = np.zeros(m)
+        a[free] = gamma * gf * e_inv
+        c = gamma * at.s
+        c[free] += gamma * gf * a[free]
+        c = np.maximum(c, 1e-300)
+        root = np.sqrt(c)
+        scaled = Z * np.sqrt(d_inv)
+        G = scaled @ scaled.T
+        factored, failed = dpotrf(G * root * root[:, None] + np.eye(m), lower=1)
+        if failed:
+            return None
+        return cls(
+            Z=Z,
+            y=y,
+            w=w,
+            gamma=gamma,
+            free=free,
+            r_u=slack + at.low - at.high,
+            r_s=0.5 * gamma * gf * gf - at.theta + at.s_low - at.s_high,
+            r_y=-float(y @ at.u),
+            r_k=k_free - float(sf.sum()),
+            d_inv=d_inv,
+            e_inv=e_inv,
+            a=a,
+            c=c,
+            root=root,
+            G=G,
+            factored=factored,
+            by_q=a[free] * gf > sf,
+            s_free=sf,
+            g_free=gf,
+        )
+
+    def step(self, at: _Iterate) -> _Iterate | None:
+        """Predictor, corrector, and as far that way as the bounds allow; None if no step can be taken."""
+        u, room = at.u, self.w - at.u
+        s, room_s = self.s_free, 1.0 - self.s_free
+        m = at.s.size
+        p_y = self.Z @ (self.d_inv * self.y)
+        pieces = (p_y, self._reduced(p_y, np.zeros(s.size)), self._reduced(np.zeros(m), np.ones(s.size)))
+        products = (u * at.low, room * at.high, s * at.s_low, room_s * at.s_high)
+        count = 2 * (u.size + s.size)
+        mu = sum(float(p.sum()) for p in products) / count
+        lows, highs, s_lows, s_highs = products
+        t = self._direction(at, pieces, (-lows, -highs, -s_lows, -s_highs), np.zeros(m), np.zeros(s.size))
+        reach = self._reach(at, t)
+        affine = (
+            float((u + reach * t.du) @ (at.low + reach * t.low))
+            + float((room - reach * t.du) @ (at.high + reach * t.high))
+            + float((s + reach * t.ds) @ (at.s_low + reach * t.s_low))
+            + float((room_s - reach * t.ds) @ (at.s_high + reach * t.s_high))
+        ) / count
+        aim = mu * min(1.0, max(affine / mu, 0.0)) ** 3
+        bend = np.zeros(m)
+        bend[self.free] = self.gamma * t.ds * t.dg[self.free]
+        targets = (
+            aim - lows - t.du * t.low,
+            aim - highs + t.du * t.high,
+            aim - s_lows - t.ds * t.s_low,
+            aim - s_highs + t.ds * t.s_high,
+        )
+        t = self._direction(at, pieces, targets, bend, 0.5 * self.gamma * t.dg[self.free] ** 2)
+        reach = min(1.0, STEP_BACK * self._reach(at, t))
+        if not np.isfinite(t.db) or not reach >= 1e-6:
+            return None
+        moved = at.u + reach * t.du
+        shares = at.s.copy()
+        shares[self.free] += reach * t.ds
+        return _Iterate(
+            u=moved,
+            s=shares,
+            g=self.Z @ moved,
+            b=at.b + reach * t.db,
+            theta=at.theta + reach * t.dtheta,
+            low=at.low + reach * t.low,
+            high=at.high + reach * t.high,
+            s_low=at.s_low + reach * t.s_low,
+            s_high=at.s_high + reach * t.s_high,
+        )
+
+    def _reduced(self, p: Array, h: Array) -> tuple[Array, Array, Array]:
+        """Solve q = γ(s dg + g ds), dg = p − G q, E ds = h + γ g dg for q, dg, ds. p: (m,), h: (m_free,)."""
+        ah = np.zeros(self.a.size)
+        ah[self.free] = self.a[self.free] * h
+        q = self.root * dpotrs(self.factored, self.root * p + ah / self.root, lower=1)[0]
+        dg = np.where(self.c * self.G.diagonal() > 1.0, (q - ah) / self.c, p - self.G @ q)
+        slope = dg[self.free]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            read_off = (q[self.free] / self.gamma - self.s_free * slope) / self.g_free
+        ds = np.where(self.by_q, read_off, self.e_inv * (h + self.gamma * self.g_free * slope))
+        return q, dg, ds
+
+    def _direction(
+        self,
+        at: _Iterate,
+        pieces: tuple[Array, tuple[Array, Array, Array], tuple[Array, Array, Array]],
+        targets: tuple[Array, Array, Array, Array],
+        bend: Array,
+        bend_s: Array,
+    ) -> _Direction:
+        """Towards the given changes of the complementarity products, with the second-order terms given."""
+        p_y, (q_y, dg_y, ds_y), (q_t, dg_t, ds_t) = pieces
+        t_low, t_high, v_low, v_high = targets
+        u, room, s, room_s = at.u, self.w - at.u, self.s_free, 1.0 - self.s_free
+        d_r = self.d_inv * (self.r_u + t_low / u - t_high / room)
+        q_r, dg_r, ds_r = self._reduced(self.Z @ d_r - self.G @ bend, self.r_s + bend_s + v_low / s - v_high / room_s)
+        d_y = self.d_inv * self.y
+        # yᵀdu = r_y and Σ ds = r_k, in db and dθ
+        a11, a12, b1 = (
+            float(self.y @ d_y) - float(p_y @ q_y),
+            -float(p_y @ q_t),
+            float(self.y @ d_r) - float(p_y @ (q_r + bend)) - self.r_y,
+        )
+        a21, a22, b2 = float(ds_y.sum()), float(ds_t.sum()), float(ds_r.sum()) - self.r_k
+        if not s.size:
+            a22, b2 = 1.0, 0.0
+        det = a11 * a22 - a12 * a21
+        db, dtheta = (b1 * a22 - a12 * b2) / det, (a11 * b2 - a21 * b1) / det
+        q = q_r - db * q_y - dtheta * q_t + bend
+        du = d_r - db * d_y - self.d_inv * (q @ self.Z)
+        ds = ds_r - db * ds_y - dtheta * ds_t
+        return _Direction(
+            du=du,
+            ds=ds,
+            dg=dg_r - db * dg_y - dtheta * dg_t,
+            db=db,
+            dtheta=dtheta,
+            low=(t_low - at.low * du) / u,
+            high=(t_high + at.high * du) / room,
+            s_low=(v_low - at.s_low * ds) / s,
+            s_high=(v_high + at.s_high * ds) / room_s,
+        )
+
+    def _reach(self, at: _Iterate, t: _Direction) -> float:
+        """The largest step (at most 1 / STEP_BACK) that keeps u, w − u, s, 1 − s and the multipliers positive."""
+        worst = max(
+            STEP_BACK,
+            float((-t.du / at.u).max()),
+            float((t.du / (self.w - at.u)).max()),
+            float((-t.low / at.low).max()),
+            float((-t.high / at.high).max()),
+            float((-t.ds / self.s_free).max(initial=0.0)),
+            float((t.ds / (1.0 - self.s_free)).max(initial=0.0)),
+            float((-t.s_low / at.s_low).max(initial=0.0)),
+            float((-t.s_high / at.s_high).max(initial=0.0)),
+        )
+        return 1.0 / worst
 
 
 class HingeProblem:
@@ -331,9 +432,7 @@ class HingeProblem:
     def dual_at(self, neurons: NDArray[np.intp], shares: Array, *, tolerance: float) -> Array:
         """A feasible dual point that is best for fixed fractional shares: columns scaled by their roots."""
         Z = self.Z[neurons] * np.sqrt(shares)[:, None]
-        return solve_relaxation(
-            Z, self.y, self.w, self.gamma, n_fixed=neurons.size, k_free=0, tolerance=tolerance
-        ).u
+        return solve_relaxation(Z, self.y, self.w, self.gamma, n_fixed=neurons.size, k_free=0, tolerance=tolerance).u
 
     def finish(self, support: NDArray[np.intp], tolerance: float) -> tuple[Array, float, float]:
         """Coefficients, intercept and objective on a support, the intercept exact for those coefficients."""

@@ -8,7 +8,7 @@ The numerical parts are ``hinge_dual`` (relaxation), ``cuts`` (bounds, fixing), 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes.cuts import Cut, Index, Pool, Problem, fix, make_cut, solve_by_columns
 from sparse_probing.probes.hinge_dual import Array, HingeProblem
 from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
+from sparse_probing.probes.squared_dual import SquaredProblem
 from sparse_probing.probes.tree import Tree
 
 Weights = Literal["balanced"] | ArrayLike | None
@@ -180,6 +181,7 @@ def fit_optimal_path(
     Work goes upwards in k: each best support, with one neuron more, starts the next, so the objective never rises with
     k; the cuts of one k serve the others. Parameters and errors as there.
     """
+    began = time.perf_counter()
     ks = [_checked_k(k) for k in ks]
     _check_options(time_limit_seconds, gap_tolerance, gamma, master)
     matrix, labels = _checked_data(X, y)
@@ -193,7 +195,46 @@ def fit_optimal_path(
     problem = HingeProblem(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], labels, w, gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     options = _Options(time_limit_seconds, gap_tolerance, master, seed)
-    return _fit_path(problem, chosen, ks, seeds, options)
+    return _fit_path(problem, chosen, ks, seeds, options, began)
+
+
+def fit_optimal_regression(
+    X: ArrayLike,
+    y: ArrayLike,
+    k: int,
+    *,
+    gamma: float | None = None,
+    time_limit_seconds: float = 60.0,
+    gap_tolerance: float = 1e-4,
+    candidates: ArrayLike | None = None,
+    warm_start: ArrayLike | None = None,
+    master: Master = "tree",
+    seed: int = 0,
+) -> OptimalFit:
+    """Fit ridge regression on the best k neurons of all.
+
+    Minimises ``½ Σ_i (y_i − x_iᵀβ − b)² + ‖β‖²/(2γ)`` over β with at most k nonzero entries, and b. ``y`` is a finite,
+    not constant, (n_samples,) target; everything else as in :func:`fit_optimal`.
+
+    Source: Bertsimas and Van Parys, *Sparse high-dimensional regression*, Annals of Statistics 48 (2020).
+    """
+    began = time.perf_counter()
+    k = _checked_k(k)
+    _check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    matrix = _checked_matrix(X)
+    target = np.asarray(y, dtype=np.float64)
+    if target.shape != (matrix.shape[0],) or not np.isfinite(target).all() or np.ptp(target) == 0:
+        raise DataError(
+            f"y has shape {target.shape} beside X of {matrix.shape}; expected one finite target a row, not all equal.",
+            remedy="Align targets and activations by row, and leave out a feature without variation.",
+        )
+    chosen = _checked_neurons(candidates, matrix.shape[1], "candidates")
+    if chosen is None:
+        chosen = np.arange(matrix.shape[1])
+    start = _checked_neurons(warm_start, matrix.shape[1], "warm_start")
+    problem = SquaredProblem(matrix[:, chosen], target, target.size**-0.5 if gamma is None else gamma)
+    seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
+    return _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
 
 
 def scale_for_optimal(X: ArrayLike) -> Array:
@@ -218,22 +259,22 @@ class _Options:
 
 
 def _fit_path(
-    problem: Problem, neurons: Index, ks: Sequence[int], seeds: list[Index], options: _Options
+    problem: Problem, neurons: Index, ks: Sequence[int], seeds: list[Index], options: _Options, began: float
 ) -> list[OptimalFit]:
     pool = Pool()
     fits: dict[int, OptimalFit] = {}
     # The matrices are small: a second thread costs more than it brings, and one thread rounds the same way every time.
     with threadpool_limits(limits=1, user_api="blas"):
         for k in sorted(set(ks)):
-            fits[k] = _fit_one(problem, neurons, k, pool, seeds, options)
+            fits[k] = _fit_one(problem, neurons, k, pool, seeds, options, began)
+            began = time.perf_counter()
             seeds = [*seeds, np.searchsorted(neurons, fits[k].support)]
     return [fits[k] for k in ks]
 
 
 def _fit_one(
-    problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options
+    problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options, began: float
 ) -> OptimalFit:
-    began = time.perf_counter()
     deadline = began + options.time_limit_seconds
 
     def keep_going() -> bool:
@@ -279,8 +320,8 @@ def _fit_one(
         inner.add(Cut(cut.base, cut.gains[left]))
     incumbent = Incumbent(part, k, INNER_TOLERANCE, on_cut=inner.add)
     starts = [s for s in first.tried if np.isin(s, left).all()]
-    for support in starts:
-        improve_by_exchange(incumbent, np.searchsorted(left, support), trials=3 * k + 3, keep_going=keep_going)
+    for start in starts:
+        improve_by_exchange(incumbent, np.searchsorted(left, start), trials=3 * k + 3, keep_going=keep_going)
     improved = time.perf_counter()
 
     # Fix again with the better incumbent, then search what remains.
@@ -460,7 +501,9 @@ def _checked_k(k: int) -> int:
 
 def _check_options(time_limit_seconds: float, gap_tolerance: float, gamma: float | None, master: str) -> None:
     if not time_limit_seconds > 0:
-        raise InputError(f"time_limit_seconds is {time_limit_seconds}; expected more than 0.", remedy="Allow some time.")
+        raise InputError(
+            f"time_limit_seconds is {time_limit_seconds}; expected more than 0.", remedy="Allow some time."
+        )
     if not 0 < gap_tolerance < 1:
         raise InputError(f"gap_tolerance is {gap_tolerance}; expected between 0 and 1.", remedy="1e-4 is usual.")
     if gamma is not None and not (gamma > 0 and np.isfinite(gamma)):

@@ -15,7 +15,6 @@ from sparse_probing.probes.cuts import Cut, Index, Problem, fix, solve_by_column
 from sparse_probing.probes.hinge_dual import Array
 from sparse_probing.probes.incumbents import Incumbent
 
-
 # Branch on the neuron whose share is nearest to this: taken out, it hurts; put in, it leaves little to choose.
 BRANCH_AT = 0.7
 
