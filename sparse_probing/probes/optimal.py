@@ -1,8 +1,9 @@
 """The best k neurons there are, with a proof: cardinality-constrained probes solved to a certified gap.
 
 The public functions, their checks of input and the order of work live here, and the only Gurobi model of the project.
-The numerical parts are ``hinge_dual`` (relaxation), ``cuts`` (bounds, fixing), ``incumbents`` (local search) and
-``tree`` (branch and bound). No metrics, no splits: arrays in, a frozen result out.
+The numerical parts are ``interior_point`` (relaxation), ``hinge_dual`` and ``squared_dual`` (losses), ``cuts`` (bounds,
+fixing), ``incumbents`` (local search) and ``tree`` (branch and bound). No metrics, no splits: arrays in, a frozen result
+out.
 """
 
 from __future__ import annotations
@@ -18,12 +19,21 @@ from threadpoolctl import threadpool_limits
 
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes.cuts import Cut, Index, Pool, Problem, fix, make_cut, solve_by_columns
-from sparse_probing.probes.hinge_dual import Array, HingeProblem
+from sparse_probing.probes.hinge_dual import HingeProblem
 from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
+from sparse_probing.probes.interior_point import Array
+from sparse_probing.probes.optimal_input import (
+    Weights,
+    check_options,
+    checked_data,
+    checked_k,
+    checked_matrix,
+    checked_neurons,
+    sample_weights,
+)
 from sparse_probing.probes.squared_dual import SquaredProblem
 from sparse_probing.probes.tree import Tree
 
-Weights = Literal["balanced"] | ArrayLike | None
 Master = Literal["tree", "gurobi"]
 
 # What the licence that comes with gurobipy allows, less the variable of the epigraph.
@@ -53,8 +63,8 @@ class OptimalFit:
     gap:
         ``(objective − bound) / |objective|``.
     status:
-        ``optimal`` (the gap is within the tolerance), ``time_limit``, or ``size_limit`` (Gurobi alone: more neurons were
-        left than its licence takes).
+        ``optimal`` (the gap is within the tolerance), ``time_limit``, ``stalled`` (the tolerance is finer than the
+        arithmetic), or ``size_limit`` (Gurobi alone: more neurons were left than its licence takes).
     n_cuts:
         Dual points evaluated, each a cut over all neurons left at that time.
     n_nodes:
@@ -182,14 +192,14 @@ def fit_optimal_path(
     k; the cuts of one k serve the others. Parameters and errors as there.
     """
     began = time.perf_counter()
-    ks = [_checked_k(k) for k in ks]
-    _check_options(time_limit_seconds, gap_tolerance, gamma, master)
-    matrix, labels = _checked_data(X, y)
-    chosen = _checked_neurons(candidates, matrix.shape[1], "candidates")
+    ks = [checked_k(k) for k in ks]
+    check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    matrix, labels = checked_data(X, y)
+    chosen = checked_neurons(candidates, matrix.shape[1], "candidates")
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
-    start = _checked_neurons(warm_start, matrix.shape[1], "warm_start")
-    w = _sample_weights(weights, labels)
+    start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
+    w = sample_weights(weights, labels)
     if gamma is None:
         gamma = labels.size**-0.5
     problem = HingeProblem(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], labels, w, gamma)
@@ -219,19 +229,19 @@ def fit_optimal_regression(
     Source: Bertsimas and Van Parys, *Sparse high-dimensional regression*, Annals of Statistics 48 (2020).
     """
     began = time.perf_counter()
-    k = _checked_k(k)
-    _check_options(time_limit_seconds, gap_tolerance, gamma, master)
-    matrix = _checked_matrix(X)
+    k = checked_k(k)
+    check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    matrix = checked_matrix(X)
     target = np.asarray(y, dtype=np.float64)
     if target.shape != (matrix.shape[0],) or not np.isfinite(target).all() or np.ptp(target) == 0:
         raise DataError(
             f"y has shape {target.shape} beside X of {matrix.shape}; expected one finite target a row, not all equal.",
             remedy="Align targets and activations by row, and leave out a feature without variation.",
         )
-    chosen = _checked_neurons(candidates, matrix.shape[1], "candidates")
+    chosen = checked_neurons(candidates, matrix.shape[1], "candidates")
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
-    start = _checked_neurons(warm_start, matrix.shape[1], "warm_start")
+    start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
     problem = SquaredProblem(matrix[:, chosen], target, target.size**-0.5 if gamma is None else gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     return _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
@@ -281,7 +291,9 @@ def _fit_one(
         return time.perf_counter() < deadline
 
     k = min(k, problem.n_neurons)
+    # The search is ten times finer than asked: it costs a few nodes, and two runs of one problem then agree.
     slack = 0.1 * options.gap_tolerance
+    inner_tolerance = min(INNER_TOLERANCE, 0.1 * slack)
     everything = np.arange(problem.n_neurons)
     cuts_before = pool.added
 
@@ -304,7 +316,7 @@ def _fit_one(
     rooted = time.perf_counter()
 
     # Incumbent: first the rounded relaxation and the warm starts, then exchanges among what is left.
-    first = Incumbent(problem, k, INNER_TOLERANCE, on_cut=pool.add)
+    first = Incumbent(problem, k, inner_tolerance, on_cut=pool.add)
     first.offer(complete(np.flatnonzero(root.shares > 1e-3), root.shares + 1e-9 * root.gains, k))
     for index in seeds:
         first.offer(complete(index, root.gains, k))
@@ -318,7 +330,7 @@ def _fit_one(
     inner = Pool()
     for cut in pool.cuts:
         inner.add(Cut(cut.base, cut.gains[left]))
-    incumbent = Incumbent(part, k, INNER_TOLERANCE, on_cut=inner.add)
+    incumbent = Incumbent(part, k, inner_tolerance, on_cut=inner.add)
     starts = [s for s in first.tried if np.isin(s, left).all()]
     for start in starts:
         improve_by_exchange(incumbent, np.searchsorted(left, start), trials=3 * k + 3, keep_going=keep_going)
@@ -344,7 +356,7 @@ def _fit_one(
     if gap <= options.gap_tolerance:
         status = "optimal"
     elif status == "optimal":
-        status = "time_limit"
+        status = "stalled"
     now = time.perf_counter()
     return OptimalFit(
         support=neurons[support].astype(np.int64),
@@ -379,7 +391,7 @@ def _search_tree(
     def keep_going() -> bool:
         return time.perf_counter() < deadline
 
-    tree = Tree(problem, incumbent, slack=slack, tolerance=NODE_TOLERANCE, keep_going=keep_going)
+    tree = Tree(problem, incumbent, slack=slack, tolerance=min(NODE_TOLERANCE, 0.3 * slack), keep_going=keep_going)
     result = tree.search(fixed, free, likely[free])
     return result.bound, result.nodes, "optimal" if result.finished else "time_limit"
 
@@ -406,11 +418,13 @@ def _search_gurobi(
     k = incumbent.k
     alive = np.concatenate([fixed, free])
     floor = max(cut.bound(k) for cut in pool.cuts)
+    if alive.size < k:  # every support was dropped before
+        return incumbent.value, 0, "optimal"
     if alive.size > GUROBI_VARIABLES:
         return floor, 0, "size_limit"
     failure: list[BaseException] = []
     gp, GRB = _gurobi()
-    with gp.Env(params={"OutputFlag": 0}) as env, gp.Model(env=env) as model:
+    with _environment(gp) as env, gp.Model(env=env) as model:
         model.Params.Threads = 1
         model.Params.Seed = options.seed % 2_000_000_000
         model.Params.LazyConstraints = 1
@@ -447,7 +461,12 @@ def _search_gurobi(
                 failure.append(error)
                 model.terminate()
 
-        model.optimize(separate)
+        try:
+            model.optimize(separate)
+        except gp.GurobiError as error:
+            if error.errno != GRB.Error.SIZE_LIMIT_EXCEEDED:
+                raise
+            return floor, 0, "size_limit"
         if failure:
             raise failure[0]
         nodes = int(model.NodeCount)
@@ -480,6 +499,15 @@ def cut_at_shares(problem: Problem, neurons: Index, shares: Array) -> Cut:
     return make_cut(problem, problem.dual_at(neurons[some], shares[some], tolerance=NODE_TOLERANCE))
 
 
+def _environment(gp: Any) -> Any:
+    try:
+        return gp.Env(params={"OutputFlag": 0})
+    except gp.GurobiError as error:
+        raise InputError(
+            f"Gurobi does not start: {error}.", remedy='Mend its licence, or use master="tree".'
+        ) from error
+
+
 def _gurobi() -> tuple[Any, Any]:
     try:
         import gurobipy
@@ -488,86 +516,3 @@ def _gurobi() -> tuple[Any, Any]:
             "gurobipy is not installed.", remedy='Install gurobipy, or use master="tree", which needs no solver.'
         ) from error
     return gurobipy, gurobipy.GRB
-
-
-# --- input ------------------------------------------------------------------------------------------------------------
-
-
-def _checked_k(k: int) -> int:
-    if isinstance(k, bool) or int(k) != k or k < 1:
-        raise InputError(f"k is {k}; expected an integer of at least 1.", remedy="Ask for one neuron or more.")
-    return int(k)
-
-
-def _check_options(time_limit_seconds: float, gap_tolerance: float, gamma: float | None, master: str) -> None:
-    if not time_limit_seconds > 0:
-        raise InputError(
-            f"time_limit_seconds is {time_limit_seconds}; expected more than 0.", remedy="Allow some time."
-        )
-    if not 0 < gap_tolerance < 1:
-        raise InputError(f"gap_tolerance is {gap_tolerance}; expected between 0 and 1.", remedy="1e-4 is usual.")
-    if gamma is not None and not (gamma > 0 and np.isfinite(gamma)):
-        raise InputError(f"gamma is {gamma}; expected a positive number.", remedy="Leave it out for n_samples ** -0.5.")
-    if master not in ("tree", "gurobi"):
-        raise InputError(f"master is {master!r}; expected 'tree' or 'gurobi'.", remedy="'tree' needs no solver.")
-
-
-def _checked_matrix(X: ArrayLike) -> Array:
-    matrix = np.asarray(X, dtype=np.float64)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise DataError(
-            f"X has shape {matrix.shape}; expected (n_samples, n_neurons), neither zero.", remedy="Pass a matrix."
-        )
-    if not np.isfinite(matrix).all():
-        bad = int(np.flatnonzero(~np.isfinite(matrix).all(axis=0))[0])
-        raise DataError(
-            f"X holds values that are not finite, first in neuron {bad}; expected finite activations.",
-            remedy="Drop those rows or neurons, or look for an overflow at extraction.",
-        )
-    return matrix
-
-
-def _checked_data(X: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    matrix = _checked_matrix(X)
-    labels = np.asarray(y, dtype=np.float64)
-    if labels.shape != (matrix.shape[0],):
-        raise DataError(
-            f"y has shape {labels.shape} beside X of {matrix.shape}; expected one label a row.",
-            remedy="Align labels and activations by row.",
-        )
-    if not (np.abs(labels) == 1).all():
-        raise DataError("y holds values other than +1 and −1.", remedy="Recode the labels as +1 and −1.")
-    if labels.min() == labels.max():
-        raise DataError(
-            f"y holds one class only ({labels[0]:+.0f}); expected both.", remedy="Sample rows of the other class."
-        )
-    return matrix, labels
-
-
-def _checked_neurons(neurons: ArrayLike | None, n_neurons: int, name: str) -> Index | None:
-    if neurons is None:
-        return None
-    chosen = np.unique(np.asarray(neurons)).astype(np.intp)
-    if not chosen.size or chosen[0] < 0 or chosen[-1] >= n_neurons:
-        raise InputError(
-            f"{name} are {chosen.tolist()[:5]}…; expected column indices of X from 0 to {n_neurons - 1}.",
-            remedy=f"Mend {name}, or leave it out.",
-        )
-    return chosen
-
-
-def _sample_weights(weights: Weights, y: Array) -> Array:
-    if weights is None:
-        return np.ones(y.size)
-    if isinstance(weights, str):
-        if weights != "balanced":
-            raise InputError(f"weights is {weights!r}; expected 'balanced', None or numbers.", remedy="Use 'balanced'.")
-        positive = y > 0
-        share = float(positive.mean())
-        return np.where(positive, 0.5 / share, 0.5 / (1.0 - share))
-    w = np.asarray(weights, dtype=np.float64)
-    if w.shape != y.shape or not (np.isfinite(w).all() and (w > 0).all()):
-        raise DataError(
-            f"weights have shape {w.shape}; expected {y.shape} positive numbers.", remedy="Drop rows of weight zero."
-        )
-    return w

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_probing.probes.hinge_dual import Array, Relaxation, top_sum
+from sparse_probing.probes.interior_point import Array, Relaxation, top_sum
 
 MAX_STEPS = 60
 CENTRING = 0.15
