@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_probing.probes.hinge_dual import Array, Relaxation, top_sum
+from sparse_probing.probes.interior_point import Array, Relaxation, top_sum
 
 Index = NDArray[np.intp]
 

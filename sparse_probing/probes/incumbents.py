@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sparse_probing.probes.cuts import Cut, Index, Problem, make_cut
-from sparse_probing.probes.hinge_dual import Array
+from sparse_probing.probes.interior_point import Array
 
 Support = tuple[int, ...]
 

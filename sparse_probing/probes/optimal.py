@@ -1,14 +1,15 @@
 """The best k neurons there are, with a proof: cardinality-constrained probes solved to a certified gap.
 
 The public functions, their checks of input and the order of work live here, and the only Gurobi model of the project.
-The numerical parts are ``hinge_dual`` (relaxation), ``cuts`` (bounds, fixing), ``incumbents`` (local search) and
-``tree`` (branch and bound). No metrics, no splits: arrays in, a frozen result out.
+The numerical parts are ``interior_point`` (relaxation), ``hinge_dual`` and ``squared_dual`` (losses), ``cuts`` (bounds,
+fixing), ``incumbents`` (local search) and ``tree`` (branch and bound). No metrics, no splits: arrays in, a frozen result
+out.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,11 +19,21 @@ from threadpoolctl import threadpool_limits
 
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes.cuts import Cut, Index, Pool, Problem, fix, make_cut, solve_by_columns
-from sparse_probing.probes.hinge_dual import Array, HingeProblem
+from sparse_probing.probes.hinge_dual import HingeProblem
 from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
+from sparse_probing.probes.interior_point import Array
+from sparse_probing.probes.optimal_input import (
+    Weights,
+    check_options,
+    checked_data,
+    checked_k,
+    checked_matrix,
+    checked_neurons,
+    sample_weights,
+)
+from sparse_probing.probes.squared_dual import SquaredProblem
 from sparse_probing.probes.tree import Tree
 
-Weights = Literal["balanced"] | ArrayLike | None
 Master = Literal["tree", "gurobi"]
 
 # What the licence that comes with gurobipy allows, less the variable of the epigraph.
@@ -52,8 +63,8 @@ class OptimalFit:
     gap:
         ``(objective − bound) / |objective|``.
     status:
-        ``optimal`` (the gap is within the tolerance), ``time_limit``, or ``size_limit`` (Gurobi alone: more neurons were
-        left than its licence takes).
+        ``optimal`` (the gap is within the tolerance), ``time_limit``, ``stalled`` (the tolerance is finer than the
+        arithmetic), or ``size_limit`` (Gurobi alone: more neurons were left than its licence takes).
     n_cuts:
         Dual points evaluated, each a cut over all neurons left at that time.
     n_nodes:
@@ -180,20 +191,60 @@ def fit_optimal_path(
     Work goes upwards in k: each best support, with one neuron more, starts the next, so the objective never rises with
     k; the cuts of one k serve the others. Parameters and errors as there.
     """
-    ks = [_checked_k(k) for k in ks]
-    _check_options(time_limit_seconds, gap_tolerance, gamma, master)
-    matrix, labels = _checked_data(X, y)
-    chosen = _checked_neurons(candidates, matrix.shape[1], "candidates")
+    began = time.perf_counter()
+    ks = [checked_k(k) for k in ks]
+    check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    matrix, labels = checked_data(X, y)
+    chosen = checked_neurons(candidates, matrix.shape[1], "candidates")
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
-    start = _checked_neurons(warm_start, matrix.shape[1], "warm_start")
-    w = _sample_weights(weights, labels)
+    start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
+    w = sample_weights(weights, labels)
     if gamma is None:
         gamma = labels.size**-0.5
     problem = HingeProblem(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], labels, w, gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     options = _Options(time_limit_seconds, gap_tolerance, master, seed)
-    return _fit_path(problem, chosen, ks, seeds, options)
+    return _fit_path(problem, chosen, ks, seeds, options, began)
+
+
+def fit_optimal_regression(
+    X: ArrayLike,
+    y: ArrayLike,
+    k: int,
+    *,
+    gamma: float | None = None,
+    time_limit_seconds: float = 60.0,
+    gap_tolerance: float = 1e-4,
+    candidates: ArrayLike | None = None,
+    warm_start: ArrayLike | None = None,
+    master: Master = "tree",
+    seed: int = 0,
+) -> OptimalFit:
+    """Fit ridge regression on the best k neurons of all.
+
+    Minimises ``½ Σ_i (y_i − x_iᵀβ − b)² + ‖β‖²/(2γ)`` over β with at most k nonzero entries, and b. ``y`` is a finite,
+    not constant, (n_samples,) target; everything else as in :func:`fit_optimal`.
+
+    Source: Bertsimas and Van Parys, *Sparse high-dimensional regression*, Annals of Statistics 48 (2020).
+    """
+    began = time.perf_counter()
+    k = checked_k(k)
+    check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    matrix = checked_matrix(X)
+    target = np.asarray(y, dtype=np.float64)
+    if target.shape != (matrix.shape[0],) or not np.isfinite(target).all() or np.ptp(target) == 0:
+        raise DataError(
+            f"y has shape {target.shape} beside X of {matrix.shape}; expected one finite target a row, not all equal.",
+            remedy="Align targets and activations by row, and leave out a feature without variation.",
+        )
+    chosen = checked_neurons(candidates, matrix.shape[1], "candidates")
+    if chosen is None:
+        chosen = np.arange(matrix.shape[1])
+    start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
+    problem = SquaredProblem(matrix[:, chosen], target, target.size**-0.5 if gamma is None else gamma)
+    seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
+    return _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
 
 
 def scale_for_optimal(X: ArrayLike) -> Array:
@@ -218,27 +269,36 @@ class _Options:
 
 
 def _fit_path(
-    problem: Problem, neurons: Index, ks: Sequence[int], seeds: list[Index], options: _Options
+    problem: Problem, neurons: Index, ks: Sequence[int], seeds: list[Index], options: _Options, began: float
 ) -> list[OptimalFit]:
     pool = Pool()
     fits: dict[int, OptimalFit] = {}
     # The matrices are small: a second thread costs more than it brings, and one thread rounds the same way every time.
     with threadpool_limits(limits=1, user_api="blas"):
         for k in sorted(set(ks)):
-            fits[k] = _fit_one(problem, neurons, k, pool, seeds, options)
+            fits[k] = _fit_one(problem, neurons, k, pool, seeds, options, began)
+            began = time.perf_counter()
             seeds = [*seeds, np.searchsorted(neurons, fits[k].support)]
     return [fits[k] for k in ks]
 
 
+<<<<<<< HEAD
 def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options) -> OptimalFit:
     began = time.perf_counter()
+=======
+def _fit_one(
+    problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options, began: float
+) -> OptimalFit:
+>>>>>>> optimal
     deadline = began + options.time_limit_seconds
 
     def keep_going() -> bool:
         return time.perf_counter() < deadline
 
     k = min(k, problem.n_neurons)
+    # The search is ten times finer than asked: it costs a few nodes, and two runs of one problem then agree.
     slack = 0.1 * options.gap_tolerance
+    inner_tolerance = min(INNER_TOLERANCE, 0.1 * slack)
     everything = np.arange(problem.n_neurons)
     cuts_before = pool.added
 
@@ -261,7 +321,7 @@ def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[I
     rooted = time.perf_counter()
 
     # Incumbent: first the rounded relaxation and the warm starts, then exchanges among what is left.
-    first = Incumbent(problem, k, INNER_TOLERANCE, on_cut=pool.add)
+    first = Incumbent(problem, k, inner_tolerance, on_cut=pool.add)
     first.offer(complete(np.flatnonzero(root.shares > 1e-3), root.shares + 1e-9 * root.gains, k))
     for index in seeds:
         first.offer(complete(index, root.gains, k))
@@ -275,10 +335,10 @@ def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[I
     inner = Pool()
     for cut in pool.cuts:
         inner.add(Cut(cut.base, cut.gains[left]))
-    incumbent = Incumbent(part, k, INNER_TOLERANCE, on_cut=inner.add)
+    incumbent = Incumbent(part, k, inner_tolerance, on_cut=inner.add)
     starts = [s for s in first.tried if np.isin(s, left).all()]
-    for support in starts:
-        improve_by_exchange(incumbent, np.searchsorted(left, support), trials=3 * k + 3, keep_going=keep_going)
+    for start in starts:
+        improve_by_exchange(incumbent, np.searchsorted(left, start), trials=3 * k + 3, keep_going=keep_going)
     improved = time.perf_counter()
 
     # Fix again with the better incumbent, then search what remains.
@@ -301,7 +361,7 @@ def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[I
     if gap <= options.gap_tolerance:
         status = "optimal"
     elif status == "optimal":
-        status = "time_limit"
+        status = "stalled"
     now = time.perf_counter()
     return OptimalFit(
         support=neurons[support].astype(np.int64),
@@ -336,7 +396,7 @@ def _search_tree(
     def keep_going() -> bool:
         return time.perf_counter() < deadline
 
-    tree = Tree(problem, incumbent, slack=slack, tolerance=NODE_TOLERANCE, keep_going=keep_going)
+    tree = Tree(problem, incumbent, slack=slack, tolerance=min(NODE_TOLERANCE, 0.3 * slack), keep_going=keep_going)
     result = tree.search(fixed, free, likely[free])
     return result.bound, result.nodes, "optimal" if result.finished else "time_limit"
 
@@ -363,11 +423,13 @@ def _search_gurobi(
     k = incumbent.k
     alive = np.concatenate([fixed, free])
     floor = max(cut.bound(k) for cut in pool.cuts)
+    if alive.size < k:  # every support was dropped before
+        return incumbent.value, 0, "optimal"
     if alive.size > GUROBI_VARIABLES:
         return floor, 0, "size_limit"
     failure: list[BaseException] = []
     gp, GRB = _gurobi()
-    with gp.Env(params={"OutputFlag": 0}) as env, gp.Model(env=env) as model:
+    with _environment(gp) as env, gp.Model(env=env) as model:
         model.Params.Threads = 1
         model.Params.Seed = options.seed % 2_000_000_000
         model.Params.LazyConstraints = 1
@@ -404,7 +466,12 @@ def _search_gurobi(
                 failure.append(error)
                 model.terminate()
 
-        model.optimize(separate)
+        try:
+            model.optimize(separate)
+        except gp.GurobiError as error:
+            if error.errno != GRB.Error.SIZE_LIMIT_EXCEEDED:
+                raise
+            return floor, 0, "size_limit"
         if failure:
             raise failure[0]
         nodes = int(model.NodeCount)
@@ -437,6 +504,15 @@ def cut_at_shares(problem: Problem, neurons: Index, shares: Array) -> Cut:
     return make_cut(problem, problem.dual_at(neurons[some], shares[some], tolerance=NODE_TOLERANCE))
 
 
+def _environment(gp: Any) -> Any:
+    try:
+        return gp.Env(params={"OutputFlag": 0})
+    except gp.GurobiError as error:
+        raise InputError(
+            f"Gurobi does not start: {error}.", remedy='Mend its licence, or use master="tree".'
+        ) from error
+
+
 def _gurobi() -> tuple[Any, Any]:
     try:
         import gurobipy
@@ -445,6 +521,7 @@ def _gurobi() -> tuple[Any, Any]:
             "gurobipy is not installed.", remedy='Install gurobipy, or use master="tree", which needs no solver.'
         ) from error
     return gurobipy, gurobipy.GRB
+<<<<<<< HEAD
 
 
 # --- input ------------------------------------------------------------------------------------------------------------
@@ -528,3 +605,5 @@ def _sample_weights(weights: Weights, y: Array) -> Array:
             f"weights have shape {w.shape}; expected {y.shape} positive numbers.", remedy="Drop rows of weight zero."
         )
     return w
+=======
+>>>>>>> optimal

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparse_probing.probes.cuts import Cut, Index, Problem, fix, solve_by_columns
-from sparse_probing.probes.hinge_dual import Array
 from sparse_probing.probes.incumbents import Incumbent
-
+from sparse_probing.probes.interior_point import Array
 
 # Branch on the neuron whose share is nearest to this: taken out, it hurts; put in, it leaves little to choose.
 BRANCH_AT = 0.7
@@ -87,13 +86,22 @@ class Tree:
         """The node with this choice, or None if nothing in it is worth having."""
         while True:
             k_free = self.incumbent.k - fixed.size
-            if k_free <= 0 or free.size <= k_free:
-                support = fixed if k_free <= 0 else np.concatenate([fixed, free])
+            if free.size < k_free:  # too few are left: every support in here was dropped before
+                return None
+            if k_free == 0 or free.size == k_free:
+                support = fixed if k_free == 0 else np.concatenate([fixed, free])
                 self._drop(self.incumbent.offer(support.tolist())[2])
                 return None
             self.nodes += 1
             solved = solve_by_columns(
-                self.problem, fixed, free, k_free, likely, tolerance=self.tolerance, cutoff=self._threshold()
+                self.problem,
+                fixed,
+                free,
+                k_free,
+                likely,
+                tolerance=self.tolerance,
+                cutoff=self._threshold(),
+                keep_going=self.keep_going,
             )
             if solved.bound < self._threshold():
                 chosen = free[np.argsort(-solved.shares, kind="stable")[:k_free]]
