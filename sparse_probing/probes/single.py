@@ -7,7 +7,9 @@ permutation nulls are elsewhere.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +22,7 @@ from sparse_probing.probes.counts import (
     LevelCounts,
     check_labels,
     check_quantisation,
-    iterate_tables,
+    count_tables,
     label_columns,
     quantise,
 )
@@ -95,6 +97,7 @@ def score_neurons(
     scale: ArrayLike | None = None,
     c: float = 1.0,
     rng: np.random.Generator | int = 0,
+    n_threads: int | None = None,
 ) -> NeuronScores:
     """Score every neuron as a probe of one feature.
 
@@ -113,6 +116,8 @@ def score_neurons(
         Inverse regularisation of the logistic regression, as in scikit-learn.
     rng:
         Generator or seed of the split that is made where none is given.
+    n_threads:
+        Threads over chunks of neurons; up to four if absent. Results do not depend on it.
 
     Raises
     ------
@@ -122,7 +127,9 @@ def score_neurons(
     labels = np.asarray(y)
     if labels.ndim != 1:
         raise DataError(f"y has shape {labels.shape}; expected (n_samples,).", remedy="Use score_features for several.")
-    return score_features(X, labels[:, None], groups, split=split, offset=offset, scale=scale, c=c, rng=rng)[0]
+    return score_features(
+        X, labels[:, None], groups, split=split, offset=offset, scale=scale, c=c, rng=rng, n_threads=n_threads
+    )[0]
 
 
 def score_features(
@@ -135,6 +142,7 @@ def score_features(
     scale: ArrayLike | None = None,
     c: float = 1.0,
     rng: np.random.Generator | int = 0,
+    n_threads: int | None = None,
 ) -> list[NeuronScores]:
     """Score every neuron for several features that share rows: one counting pass serves all of them.
 
@@ -166,17 +174,33 @@ def score_features(
 
     n_features = labels.shape[1]
     columns = label_columns(labels, codes)
-    chunk = int(np.clip(_BLOCK_ROWS // n_features, 8, _BLOCK_ROWS))
-    room = _Workspace(n_features * min(chunk, table.shape[1]))
-    results = [_Results(table.shape[1]) for _ in range(n_features)]
-    for neurons, tables in iterate_tables(table, columns, chunk):
+    workers = n_threads or min(4, os.cpu_count() or 1)
+    n_chunks = -(-table.shape[1] * n_features // _BLOCK_ROWS)
+    n_chunks = -(-n_chunks // workers) * workers if n_chunks > 1 else 1
+    chunk = max(1, -(-table.shape[1] // n_chunks))
+    chunks = [slice(start, min(start + chunk, table.shape[1])) for start in range(0, table.shape[1], chunk)]
+    rooms = [_Workspace(n_features * chunk) for _ in range(min(workers, len(chunks)))]
+
+    def score(neurons: slice) -> dict[str, NDArray[Any]]:
+        room = rooms.pop()
         width = neurons.stop - neurons.start
-        for code, counted in enumerate(tables):
+        for code, counted in enumerate(count_tables(table, columns, neurons)):
             for feature in range(n_features):
                 rows = slice(feature * width, (feature + 1) * width)
                 room.positives[code][rows] = counted[:, :, columns.positive[feature]]
                 room.totals[code][rows] = counted[:, :, columns.labelled[feature]]
         scored = _score_block(room, n_features * width, c)
+        rooms.append(room)
+        return scored
+
+    results = [_Results(table.shape[1]) for _ in range(n_features)]
+    if len(rooms) == 1:
+        scored_chunks = list(map(score, chunks))
+    else:
+        with ThreadPoolExecutor(len(rooms)) as pool:
+            scored_chunks = list(pool.map(score, chunks))
+    for neurons, scored in zip(chunks, scored_chunks, strict=True):
+        width = neurons.stop - neurons.start
         for feature, result in enumerate(results):
             result.place(neurons, scored, slice(feature * width, (feature + 1) * width))
     sizes = _class_sizes(labels, codes)
