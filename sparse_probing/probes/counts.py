@@ -22,9 +22,8 @@ from sparse_probing.errors import DataError
 from sparse_probing.schemas import SPLITS
 
 N_LEVELS = 256
-# Rows whose float32 counts stay exact, with room to spare; longer inputs are counted in blocks.
-_BLOCK_ROWS = 1 << 16
-_CHUNK_ENTRIES = 1 << 21
+# Entries of a one-hot matrix, or floats quantised, at once.
+_CHUNK_ENTRIES = 1 << 20
 
 Codes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -108,35 +107,51 @@ def label_columns(labels: NDArray[np.int8], split: NDArray[np.int8]) -> LabelCol
     return LabelColumns(rows, columns, positive, labelled)
 
 
-def iterate_tables(codes: Codes, columns: LabelColumns, chunk: int) -> Iterator[tuple[slice, list[NDArray[Any]]]]:
-    """Count, a chunk of neurons at a time: yields (neurons, one (n_chunk, 256, n_columns) table per split).
+def count_tables(codes: Codes, columns: LabelColumns, neurons: slice) -> list[NDArray[Any]]:
+    """Count a chunk of neurons: one (n_chunk, 256, n_columns) table per split.
 
-    Tables are float32 with exact integers (float64 past 2**24 rows of a split).
+    Tables hold exact integers as float32 (float64 past 2**24 rows of a split).
     """
-    n_neurons = codes.shape[1]
-    for start in range(0, n_neurons, chunk):
-        neurons = slice(start, min(start + chunk, n_neurons))
-        yield (
-            neurons,
-            [_count(codes, neurons, rows, labels) for rows, labels in zip(columns.rows, columns.columns, strict=True)],
-        )
+    return [_count(codes, neurons, rows, labels) for rows, labels in zip(columns.rows, columns.columns, strict=True)]
 
 
 def _count(codes: Codes, neurons: slice, rows: NDArray[np.intp], labels: NDArray[np.float32]) -> NDArray[Any]:
     width = neurons.stop - neurons.start
     n_cells, n_columns = width * N_LEVELS, labels.shape[1]
-    base = np.arange(width, dtype=np.int32) * N_LEVELS
-    block = max(1, min(_BLOCK_ROWS, _CHUNK_ENTRIES // width))
     total: NDArray[Any] = np.zeros((n_cells, n_columns), np.float32 if len(rows) < 1 << 24 else np.float64)
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        entries = np.add(codes[part, neurons], base, dtype=np.int32).ravel()
-        ends = np.arange(len(part) + 1, dtype=np.int32) * np.int32(width)
-        ones = np.ones(len(entries), np.float32)
-        one_hot = scipy.sparse.csc_array((ones, entries, ends), shape=(n_cells, len(part)))
-        counted = one_hot @ labels[start : start + block]
-        total = counted if start == 0 and total.dtype == np.float32 else total + counted
+    if n_columns == 2:
+        # One feature: labelled rows and, among them, positive ones. Two passes over parts cost less than one over both.
+        positive = labels[:, 1] > 0
+        within = _count_ones(codes, neurons, rows[positive], n_cells)
+        total[:, 1] = within
+        total[:, 0] = within + _count_ones(codes, neurons, rows[~positive & (labels[:, 0] > 0)], n_cells)
+        return total.reshape(width, N_LEVELS, n_columns)
+    for part, one_hot in _one_hot(codes, neurons, rows, n_cells):
+        total += one_hot @ labels[part]
     return total.reshape(width, N_LEVELS, n_columns)
+
+
+def _count_ones(codes: Codes, neurons: slice, rows: NDArray[np.intp], n_cells: int) -> NDArray[Any]:
+    total: NDArray[Any] = np.zeros(n_cells, np.float32 if len(rows) < 1 << 24 else np.float64)
+    for part, one_hot in _one_hot(codes, neurons, rows, n_cells):
+        total += one_hot @ np.ones(part.stop - part.start, np.float32)
+    return total
+
+
+def _one_hot(
+    codes: Codes, neurons: slice, rows: NDArray[np.intp], n_cells: int
+) -> Iterator[tuple[slice, scipy.sparse.csc_array]]:
+    """One-hot matrices (n_cells, n_part) of blocks of rows; cells are (neuron, level)."""
+    width = neurons.stop - neurons.start
+    base = np.arange(width, dtype=np.int32) * N_LEVELS
+    block = max(1, min(len(rows), _CHUNK_ENTRIES // width))
+    ones = np.ones(block * width, np.float32)
+    ends = np.arange(block + 1, dtype=np.int32) * np.int32(width)
+    for start in range(0, len(rows), block):
+        part = slice(start, min(start + block, len(rows)))
+        size = part.stop - start
+        entries = np.add(codes[rows[part], neurons], base, dtype=np.int32).ravel()
+        yield part, scipy.sparse.csc_array((ones[: len(entries)], entries, ends[: size + 1]), shape=(n_cells, size))
 
 
 def count_levels(
@@ -176,8 +191,9 @@ def count_levels(
     columns = label_columns(signs, codes_of_split)
     n_features, n_neurons = signs.shape[1], table.shape[1]
     out = np.zeros((n_features, len(SPLITS), 2, n_neurons, N_LEVELS), np.int64)
-    for neurons, tables in iterate_tables(table, columns, 64):
-        for code, counted in enumerate(tables):
+    for start in range(0, n_neurons, 64):
+        neurons = slice(start, min(start + 64, n_neurons))
+        for code, counted in enumerate(count_tables(table, columns, neurons)):
             for feature in range(n_features):
                 positive = counted[..., columns.positive[feature]]
                 out[feature, code, 1, neurons] = positive
@@ -207,27 +223,33 @@ def quantise(values: ArrayLike, training: ArrayLike | None = None) -> tuple[Code
         If a value is not finite, or a range is too wide for a float.
     """
     table = np.asarray(values)
-    rows = slice(None) if training is None else np.asarray(training, bool)
+    rows = None if training is None else np.flatnonzero(np.asarray(training, bool))
     codes = np.empty(table.shape, np.uint8)
     offset, scale = np.zeros(table.shape[1]), np.ones(table.shape[1])
+    kind = np.float32 if table.dtype in (np.float16, np.float32) else np.float64
     chunk = max(1, _CHUNK_ENTRIES // max(1, len(table)))
     for start in range(0, table.shape[1], chunk):
-        part = np.asarray(table[:, start : start + chunk], np.float64)
-        seen = part[rows]
-        low, high = seen.min(axis=0), seen.max(axis=0)
+        part: NDArray[Any] = np.array(table[:, start : start + chunk], kind)
+        seen = part if rows is None else part[rows]
+        low, high = seen.min(axis=0).astype(np.float64), seen.max(axis=0).astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             span = high - low
-            bad = ~(np.isfinite(part).all(axis=0) & np.isfinite(span))
+            bad = ~(np.isfinite(span) & np.isfinite(part.min(axis=0)) & np.isfinite(part.max(axis=0)))
         if bad.any():
             raise DataError(
                 f"Neuron {start + int(np.argmax(bad))} has activations that are not finite.",
                 remedy="Extract again in a wider dtype.",
             )
         step = span / 255.0
-        whole = (span <= 255) & np.all(part == np.rint(part), axis=0)
-        step[whole | (step < np.finfo(np.float64).tiny)] = 1.0
-        clipped = np.clip(part, low, high)
-        codes[:, start : start + chunk] = np.rint((clipped - low) / step)
+        step[step < np.finfo(kind).tiny] = 1.0
+        for column in np.flatnonzero((span <= 255) & (low == np.rint(low)) & (high == np.rint(high))):
+            if np.array_equal(part[:, column], np.rint(part[:, column])):
+                step[column] = 1.0
+        np.clip(part, low.astype(kind), high.astype(kind), out=part)
+        part -= low.astype(kind)
+        part /= step.astype(kind)
+        np.rint(part, out=part)
+        codes[:, start : start + chunk] = np.minimum(part, 255.0, out=part)
         offset[start : start + chunk], scale[start : start + chunk] = low, step
     return codes, offset, scale
 

@@ -156,7 +156,7 @@ def _refit(request: Request, pool: NDArray[np.intp], k: int, result: OptimalFit,
         bootstrap=request.bootstrap,
     )
     status = result.status if result.status in STATUSES else "time_limit"
-    told = None if result.status == status else f"The exact search ended with {result.status}."
+    note = None if result.status == status else f"The exact search ended with {result.status}."
     return replace(
         fit,
         status=status,
@@ -166,5 +166,5 @@ def _refit(request: Request, pool: NDArray[np.intp], k: int, result: OptimalFit,
         gap=float(result.gap),
         n_cuts=int(result.n_cuts),
         seconds=float(result.seconds) + fit.seconds,
-        message="; ".join(filter(None, (fit.message, told))) or None,
+        message="; ".join(filter(None, (fit.message, note))) or None,
     )

@@ -2,6 +2,9 @@
 
 Rows here are (feature, neuron) pairs; columns are the 256 levels. All quantities are in units of levels and independent of
 how many samples were counted; `single` turns them into activations. Nothing here counts samples or checks input.
+
+Every sum along a row is taken row by row (no matrix products of rounded numbers), so that a row's results do not depend
+on which rows it is worked on with.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ N_LEVELS = 256
 MAX_ITERATIONS = 60
 N_COARSE = 32
 N_BINS = 16
-_POWERS = np.stack([np.ones(N_LEVELS), np.arange(N_LEVELS), np.arange(N_LEVELS) ** 2.0], axis=1)
+# A Newton step that moves no score by more than this ends a fit; the error left is of the order of its square.
+TOLERANCE = 1e-4
+_LEVELS = np.arange(N_LEVELS, dtype=np.float64)
+_POWERS = np.stack([np.ones(N_LEVELS), _LEVELS, _LEVELS**2], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +80,17 @@ def fit_logistic(
     w_i = n / (2 n_class): scikit-learn's ``LogisticRegression(C=c, class_weight="balanced")``. A first fit on 32
     merged levels gives the start; a step that leaves the directional derivative larger than before is halved (for a
     convex function that is a curvature condition), and a row is done when a Newton step moves no score by more than
-    1e-5, which leaves an error of the order of its square.
+    `TOLERANCE`. The slope has the sign of the mean difference (at β = 0 that is the gradient's), and is 0 without one.
     """
     n_negative = about.n_total - about.n_positive
     weight_positive = ratio(0.5 * about.n_total, about.n_positive)
     weight_negative = ratio(0.5 * about.n_total, n_negative)
     scale = ratio(0.1, about.std)
-    start = np.zeros((len(scale), 2))
 
     def weigh(positive: Floats, total: Floats) -> tuple[Floats, Floats]:
         target = weight_positive[:, None] * positive
-        mass = weight_negative[:, None] * (total - positive)
+        mass = total - positive
+        mass *= weight_negative[:, None]
         mass += target
         return target, mass
 
@@ -92,73 +98,82 @@ def fit_logistic(
     coarse_positive = np.diff(cumulative_positives[:, width - 1 :: width], axis=1, prepend=0.0)
     coarse_total = np.diff(cumulative_totals[:, width - 1 :: width], axis=1, prepend=0.0)
     middles = np.arange(N_COARSE, dtype=np.float64) * width + 0.5 * (width - 1)
-    target, mass = weigh(coarse_positive, coarse_total)
-    start, _ = _newton(target, mass, middles, about.mean, scale, start, c, tolerance=1e-2)
-    target, mass = weigh(positives, totals)
-    solution, converged = _newton(
-        target, mass, np.arange(N_LEVELS, dtype=np.float64), about.mean, scale, start, c, 1e-5
-    )
+    start, _ = _newton(*weigh(coarse_positive, coarse_total), middles, about.mean, scale, None, c, 0.05)
+    solution, converged = _newton(*weigh(positives, totals), _LEVELS, about.mean, scale, start, c, TOLERANCE)
     slope = solution[:, 1] * scale
-    return LevelFit(solution[:, 0] - slope * about.mean, slope, converged)
+    slope = np.where(slope * about.mean_difference > 0, slope, 0.0)
+    return LevelFit(np.where(slope == 0, 0.0, solution[:, 0] - slope * about.mean), slope, converged)
 
 
 def _newton(
-    target: Floats, mass: Floats, levels: Floats, mean: Floats, scale: Floats, start: Floats, c: float, tolerance: float
+    target: Floats,
+    mass: Floats,
+    levels: Floats,
+    mean: Floats,
+    scale: Floats,
+    start: Floats | None,
+    c: float,
+    tolerance: float,
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Newton's method for (α, β) of each row; u = (level − mean)·scale. Returns the solutions and which converged."""
     centre = 0.5 * (levels[0] + levels[-1])
     shifted = levels - centre
-    powers = np.stack([np.ones_like(shifted), shifted, shifted**2], axis=1)
+    squared = shifted**2
     offset = mean - centre
     reach = np.maximum(offset - shifted[0], shifted[-1] - offset) * scale
-    sums = target @ powers[:, :2]
-    linear = np.stack([sums[:, 0], (sums[:, 1] - offset * sums[:, 0]) * scale], axis=1)
-    solution, converged = start.copy(), np.zeros(len(scale), bool)
-    rows = np.arange(len(scale))
-    at, step, decrement = start.copy(), np.zeros_like(start), np.full(len(scale), np.inf)
-    length = np.ones(len(scale))
-    work = np.empty_like(mass)
+    pull = np.einsum("ij->i", target)
+    lever = (np.einsum("ij,j->i", target, shifted) - offset * pull) * scale
+    n_rows = len(scale)
+    alpha, beta = (np.zeros(n_rows), np.zeros(n_rows)) if start is None else (start[:, 0].copy(), start[:, 1].copy())
+    solution, converged = np.stack([alpha, beta], axis=1), np.zeros(n_rows, bool)
+    rows = np.arange(n_rows)
+    step_a, step_b, decrement, length = np.zeros(n_rows), np.zeros(n_rows), np.full(n_rows, np.inf), np.ones(n_rows)
+    weighted = np.empty_like(mass)
+    work = target  # no longer needed; its memory is
     for _ in range(MAX_ITERATIONS):
-        trial = at + length[:, None] * step
-        slope = trial[:, 1] * scale
+        trial_a, trial_b = alpha + length * step_a, beta + length * step_b
+        slope = trial_b * scale
         np.multiply(-slope[:, None], shifted, out=work)
-        work += (slope * offset - trial[:, 0])[:, None]
-        np.minimum(work, 700.0, out=work)
-        np.exp(work, out=work)
+        work += (slope * offset - trial_a)[:, None]
+        with np.errstate(over="ignore"):
+            np.exp(work, out=work)
         work += 1.0
         np.reciprocal(work, out=work)
-        weighted = mass * work
-        first = weighted @ powers
-        np.multiply(weighted, work, out=work)
-        second = first - work @ powers
-        gradient = np.stack([first[:, 0], (first[:, 1] - offset * first[:, 0]) * scale], axis=1) - linear
-        gradient *= c
-        gradient[:, 1] += trial[:, 1]
-        accepted = np.abs(np.einsum("ij,ij->i", gradient, step)) <= 0.9 * decrement
-        at = np.where(accepted[:, None], trial, at)
+        np.multiply(mass, work, out=weighted)
+        # Sums of w p and of w p (1 − p), each with the powers 0, 1 and 2 of the level.
+        sum_p, sum_pl = np.einsum("ij->i", weighted), np.einsum("ij,j->i", weighted, shifted)
+        sum_pll = np.einsum("ij,j->i", weighted, squared)
+        weighted *= work
+        sum_v = sum_p - np.einsum("ij->i", weighted)
+        sum_vl = sum_pl - np.einsum("ij,j->i", weighted, shifted)
+        sum_vll = sum_pll - np.einsum("ij,j->i", weighted, squared)
+        gradient_a = c * (sum_p - pull)
+        gradient_b = c * ((sum_pl - offset * sum_p) * scale - lever) + trial_b
+        accepted = np.abs(gradient_a * step_a + gradient_b * step_b) <= 0.9 * decrement
+        alpha, beta = np.where(accepted, trial_a, alpha), np.where(accepted, trial_b, beta)
         length = np.where(accepted, 1.0, 0.5 * length)
-        curve = c * np.maximum(second[:, 0], 1e-12)
-        mixed = c * (second[:, 1] - offset * second[:, 0]) * scale
-        steep = c * (second[:, 2] - 2.0 * offset * second[:, 1] + offset**2 * second[:, 0]) * scale**2 + 1.0
+        curve = c * np.maximum(sum_v, 1e-12)
+        mixed = c * (sum_vl - offset * sum_v) * scale
+        steep = c * (sum_vll - 2.0 * offset * sum_vl + offset**2 * sum_v) * scale**2 + 1.0
         determinant = np.maximum(curve * steep - mixed**2, 1e-300)
-        newton = np.stack(
-            [mixed * gradient[:, 1] - steep * gradient[:, 0], mixed * gradient[:, 0] - curve * gradient[:, 1]], axis=1
-        )
-        newton /= determinant[:, None]
-        step = np.where(accepted[:, None], newton, step)
-        decrement = np.where(accepted, -np.einsum("ij,ij->i", gradient, newton), decrement)
-        done = accepted & (np.abs(newton[:, 0]) + np.abs(newton[:, 1]) * reach <= tolerance)
+        newton_a = (mixed * gradient_b - steep * gradient_a) / determinant
+        newton_b = (mixed * gradient_a - curve * gradient_b) / determinant
+        step_a, step_b = np.where(accepted, newton_a, step_a), np.where(accepted, newton_b, step_b)
+        decrement = np.where(accepted, -(gradient_a * newton_a + gradient_b * newton_b), decrement)
+        done = accepted & (np.abs(newton_a) + np.abs(newton_b) * reach <= tolerance)
         if done.any():
-            solution[rows[done]] = at[done] + step[done]
+            solution[rows[done], 0] = alpha[done] + step_a[done]
+            solution[rows[done], 1] = beta[done] + step_b[done]
             converged[rows[done]] = True
             if done.all():
                 return solution, converged
-            keep = ~done
-            # Dropping rows costs a copy; worth it once a good part is done.
-            rows, at, step, decrement, length = rows[keep], at[keep], step[keep], decrement[keep], length[keep]
-            mass, scale, offset, reach, linear = mass[keep], scale[keep], offset[keep], reach[keep], linear[keep]
-            work = work[: len(rows)]
-    solution[rows] = at
+            keep = np.flatnonzero(~done)
+            rows, alpha, beta, length = rows[keep], alpha[keep], beta[keep], length[keep]
+            step_a, step_b, decrement = step_a[keep], step_b[keep], decrement[keep]
+            scale, offset, reach, pull, lever = scale[keep], offset[keep], reach[keep], pull[keep], lever[keep]
+            mass = mass[keep]
+            work, weighted = work[: len(keep)], weighted[: len(keep)]
+    solution[rows, 0], solution[rows, 1] = alpha, beta
     return solution, converged
 
 

@@ -23,9 +23,10 @@ Floats = NDArray[np.float64]
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
     """Elementwise quotient, 0 where the denominator is 0."""
-    top, bottom = np.broadcast_arrays(np.asarray(numerator, np.float64), np.asarray(denominator, np.float64))
-    quotient: Floats = np.divide(top, bottom, out=np.zeros(top.shape), where=bottom != 0)
-    return quotient
+    bottom = np.asarray(denominator, np.float64)
+    nothing = bottom == 0
+    quotient: Floats = np.asarray(numerator, np.float64) / np.where(nothing, 1.0, bottom)
+    return np.where(nothing, 0.0, quotient)
 
 
 def threshold_metrics(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> dict[str, Floats]:
@@ -94,18 +95,22 @@ def curve_metrics(positives: Floats, totals: Floats) -> dict[str, Floats]:
         precision-recall curve, which starts at recall 0 with precision 1) and ``average_precision`` (steps under the
         same curve: the sum of precision times gain in recall).
     """
-    true_positives = np.cumsum(positives, axis=1)
-    predicted = np.cumsum(totals, axis=1)
-    return _curve_metrics(positives, totals, true_positives, predicted)
+    return curve_metrics_cumulative(positives, totals, np.cumsum(positives, axis=1), np.cumsum(totals, axis=1))
 
 
-def _curve_metrics(positives: Floats, totals: Floats, true_positives: Floats, predicted: Floats) -> dict[str, Floats]:
+def curve_metrics_cumulative(
+    positives: Floats, totals: Floats, true_positives: Floats, predicted: Floats, work: Floats | None = None
+) -> dict[str, Floats]:
+    """`curve_metrics` where the cumulative sums along the falling score are at hand; `work` is overwritten."""
     n_positive, n_total = true_positives[:, -1], predicted[:, -1]
-    precision = np.divide(true_positives, predicted, out=np.ones(predicted.shape), where=predicted > 0)
+    # Precision is 1 before the first sample: there the curve starts.
+    precision = np.maximum(predicted, 1.0, out=work)
+    np.divide(true_positives, precision, out=precision)
+    precision += predicted == 0
     steps = np.einsum("ij,ij->i", positives, precision)
     before = positives[:, 0] + np.einsum("ij,ij->i", positives[:, 1:], precision[:, :-1])
-    # Pairs of a positive and a negative: a negative at this score lies below all positives above it, ties count half.
-    # sum of t·(TP − p/2) over all samples, less the same over positives (which is TP²/2 in total).
+    # A sample ranks below the positives above it and half of those it ties with; summed over all samples, less the
+    # same sum over positives, which is half the square of their number.
     above = np.einsum("ij,ij->i", totals, true_positives) - 0.5 * np.einsum("ij,ij->i", totals, positives)
     pairs = above - 0.5 * n_positive * n_positive
     out = {

@@ -282,14 +282,9 @@ def _fit_path(
     return [fits[k] for k in ks]
 
 
-<<<<<<< HEAD
-def _fit_one(problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options) -> OptimalFit:
-    began = time.perf_counter()
-=======
 def _fit_one(
     problem: Problem, neurons: Index, k: int, pool: Pool, seeds: list[Index], options: _Options, began: float
 ) -> OptimalFit:
->>>>>>> optimal
     deadline = began + options.time_limit_seconds
 
     def keep_going() -> bool:
@@ -521,89 +516,3 @@ def _gurobi() -> tuple[Any, Any]:
             "gurobipy is not installed.", remedy='Install gurobipy, or use master="tree", which needs no solver.'
         ) from error
     return gurobipy, gurobipy.GRB
-<<<<<<< HEAD
-
-
-# --- input ------------------------------------------------------------------------------------------------------------
-
-
-def _checked_k(k: int) -> int:
-    if isinstance(k, bool) or int(k) != k or k < 1:
-        raise InputError(f"k is {k}; expected an integer of at least 1.", remedy="Ask for one neuron or more.")
-    return int(k)
-
-
-def _check_options(time_limit_seconds: float, gap_tolerance: float, gamma: float | None, master: str) -> None:
-    if not time_limit_seconds > 0:
-        raise InputError(
-            f"time_limit_seconds is {time_limit_seconds}; expected more than 0.", remedy="Allow some time."
-        )
-    if not 0 < gap_tolerance < 1:
-        raise InputError(f"gap_tolerance is {gap_tolerance}; expected between 0 and 1.", remedy="1e-4 is usual.")
-    if gamma is not None and not (gamma > 0 and np.isfinite(gamma)):
-        raise InputError(f"gamma is {gamma}; expected a positive number.", remedy="Leave it out for n_samples ** -0.5.")
-    if master not in ("tree", "gurobi"):
-        raise InputError(f"master is {master!r}; expected 'tree' or 'gurobi'.", remedy="'tree' needs no solver.")
-
-
-def _checked_matrix(X: ArrayLike) -> Array:
-    matrix = np.asarray(X, dtype=np.float64)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise DataError(
-            f"X has shape {matrix.shape}; expected (n_samples, n_neurons), neither zero.", remedy="Pass a matrix."
-        )
-    if not np.isfinite(matrix).all():
-        bad = int(np.flatnonzero(~np.isfinite(matrix).all(axis=0))[0])
-        raise DataError(
-            f"X holds values that are not finite, first in neuron {bad}; expected finite activations.",
-            remedy="Drop those rows or neurons, or look for an overflow at extraction.",
-        )
-    return matrix
-
-
-def _checked_data(X: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    matrix = _checked_matrix(X)
-    labels = np.asarray(y, dtype=np.float64)
-    if labels.shape != (matrix.shape[0],):
-        raise DataError(
-            f"y has shape {labels.shape} beside X of {matrix.shape}; expected one label a row.",
-            remedy="Align labels and activations by row.",
-        )
-    if not (np.abs(labels) == 1).all():
-        raise DataError("y holds values other than +1 and −1.", remedy="Recode the labels as +1 and −1.")
-    if labels.min() == labels.max():
-        raise DataError(
-            f"y holds one class only ({labels[0]:+.0f}); expected both.", remedy="Sample rows of the other class."
-        )
-    return matrix, labels
-
-
-def _checked_neurons(neurons: ArrayLike | None, n_neurons: int, name: str) -> Index | None:
-    if neurons is None:
-        return None
-    chosen = np.unique(np.asarray(neurons)).astype(np.intp)
-    if not chosen.size or chosen[0] < 0 or chosen[-1] >= n_neurons:
-        raise InputError(
-            f"{name} are {chosen.tolist()[:5]}…; expected column indices of X from 0 to {n_neurons - 1}.",
-            remedy=f"Mend {name}, or leave it out.",
-        )
-    return chosen
-
-
-def _sample_weights(weights: Weights, y: Array) -> Array:
-    if weights is None:
-        return np.ones(y.size)
-    if isinstance(weights, str):
-        if weights != "balanced":
-            raise InputError(f"weights is {weights!r}; expected 'balanced', None or numbers.", remedy="Use 'balanced'.")
-        positive = y > 0
-        share = float(positive.mean())
-        return np.where(positive, 0.5 / share, 0.5 / (1.0 - share))
-    w = np.asarray(weights, dtype=np.float64)
-    if w.shape != y.shape or not (np.isfinite(w).all() and (w > 0).all()):
-        raise DataError(
-            f"weights have shape {w.shape}; expected {y.shape} positive numbers.", remedy="Drop rows of weight zero."
-        )
-    return w
-=======
->>>>>>> optimal

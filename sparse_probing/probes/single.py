@@ -7,8 +7,10 @@ permutation nulls are elsewhere.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,18 +22,18 @@ from sparse_probing.probes.counts import (
     LevelCounts,
     check_labels,
     check_quantisation,
-    iterate_tables,
+    count_tables,
     label_columns,
     quantise,
 )
-from sparse_probing.probes.levels import best_cuts, fit_logistic, moments, mutual_information
-from sparse_probing.probes.metrics import _curve_metrics, threshold_metrics
+from sparse_probing.probes.levels import Cuts, best_cuts, fit_logistic, moments, mutual_information
+from sparse_probing.probes.metrics import curve_metrics, curve_metrics_cumulative, threshold_metrics
 from sparse_probing.probes.splits import group_split
-from sparse_probing.schemas import SPLITS
+from sparse_probing.schemas import CLASSIFICATION_METRICS, SPLITS
 
 Floats = NDArray[np.float64]
 # Rows (feature × neuron) worked on at once: their level tables stay in the processor's cache.
-_BLOCK_ROWS = 160
+_BLOCK_ROWS = 640
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,7 @@ def score_neurons(
     scale: ArrayLike | None = None,
     c: float = 1.0,
     rng: np.random.Generator | int = 0,
+    n_threads: int | None = None,
 ) -> NeuronScores:
     """Score every neuron as a probe of one feature.
 
@@ -113,6 +116,8 @@ def score_neurons(
         Inverse regularisation of the logistic regression, as in scikit-learn.
     rng:
         Generator or seed of the split that is made where none is given.
+    n_threads:
+        Threads over chunks of neurons; up to four if absent. Results do not depend on it.
 
     Raises
     ------
@@ -122,7 +127,9 @@ def score_neurons(
     labels = np.asarray(y)
     if labels.ndim != 1:
         raise DataError(f"y has shape {labels.shape}; expected (n_samples,).", remedy="Use score_features for several.")
-    return score_features(X, labels[:, None], groups, split=split, offset=offset, scale=scale, c=c, rng=rng)[0]
+    return score_features(
+        X, labels[:, None], groups, split=split, offset=offset, scale=scale, c=c, rng=rng, n_threads=n_threads
+    )[0]
 
 
 def score_features(
@@ -135,6 +142,7 @@ def score_features(
     scale: ArrayLike | None = None,
     c: float = 1.0,
     rng: np.random.Generator | int = 0,
+    n_threads: int | None = None,
 ) -> list[NeuronScores]:
     """Score every neuron for several features that share rows: one counting pass serves all of them.
 
@@ -166,18 +174,37 @@ def score_features(
 
     n_features = labels.shape[1]
     columns = label_columns(labels, codes)
-    chunk = int(np.clip(_BLOCK_ROWS // n_features, 8, _BLOCK_ROWS))
-    blocks: list[list[dict[str, Any]]] = [[] for _ in range(n_features)]
-    for neurons, tables in iterate_tables(table, columns, chunk):
+    workers = n_threads or min(4, os.cpu_count() or 1)
+    n_chunks = -(-table.shape[1] * n_features // _BLOCK_ROWS)
+    n_chunks = -(-n_chunks // workers) * workers if n_chunks > 1 else 1
+    chunk = max(1, -(-table.shape[1] // n_chunks))
+    chunks = [slice(start, min(start + chunk, table.shape[1])) for start in range(0, table.shape[1], chunk)]
+    rooms = [_Workspace(n_features * chunk) for _ in range(min(workers, len(chunks)))]
+
+    def score(neurons: slice) -> dict[str, NDArray[Any]]:
+        room = rooms.pop()
         width = neurons.stop - neurons.start
-        positives = [_stack(counted, columns.positive) for counted in tables]
-        totals = [_stack(counted, columns.labelled) for counted in tables]
-        scored = _score_block(positives, totals, c)
-        for feature in range(n_features):
-            rows = slice(feature * width, (feature + 1) * width)
-            blocks[feature].append({name: value[rows] for name, value in scored.items()})
+        for code, counted in enumerate(count_tables(table, columns, neurons)):
+            for feature in range(n_features):
+                rows = slice(feature * width, (feature + 1) * width)
+                room.positives[code][rows] = counted[:, :, columns.positive[feature]]
+                room.totals[code][rows] = counted[:, :, columns.labelled[feature]]
+        scored = _score_block(room, n_features * width, c)
+        rooms.append(room)
+        return scored
+
+    results = [_Results(table.shape[1]) for _ in range(n_features)]
+    if len(rooms) == 1:
+        scored_chunks = list(map(score, chunks))
+    else:
+        with ThreadPoolExecutor(len(rooms)) as pool:
+            scored_chunks = list(pool.map(score, chunks))
+    for neurons, scored in zip(chunks, scored_chunks, strict=True):
+        width = neurons.stop - neurons.start
+        for feature, result in enumerate(results):
+            result.place(neurons, scored, slice(feature * width, (feature + 1) * width))
     sizes = _class_sizes(labels, codes)
-    return [_assemble(parts, low, step, sizes[feature]) for feature, parts in enumerate(blocks)]
+    return [_assemble(result.arrays, low, step, sizes[feature]) for feature, result in enumerate(results)]
 
 
 def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
@@ -194,11 +221,16 @@ def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
             f"Training counts hold {sizes[0, 1]} positive and {sizes[0, 0]} negative samples; a probe needs both.",
             remedy="Count more shards, or split otherwise.",
         )
-    parts = []
+    room, result = _Workspace(min(_BLOCK_ROWS, counts.n_neurons)), _Results(counts.n_neurons)
     for start in range(0, counts.n_neurons, _BLOCK_ROWS):
-        block = counts.counts[:, :, start : start + _BLOCK_ROWS].astype(np.float64)
-        parts.append(_score_block(list(block[:, 1]), list(block[:, 0] + block[:, 1]), c))
-    return _assemble(parts, counts.offset, counts.scale, sizes)
+        neurons = slice(start, min(start + _BLOCK_ROWS, counts.n_neurons))
+        width = neurons.stop - start
+        for code in range(len(SPLITS)):
+            negative, positive = counts.counts[code, :, neurons]
+            room.positives[code][:width] = positive
+            room.totals[code][:width] = positive + negative
+        result.place(neurons, _score_block(room, width, c), slice(0, width))
+    return _assemble(result.arrays, counts.offset, counts.scale, sizes)
 
 
 def default_split(
@@ -241,107 +273,127 @@ def _class_sizes(labels: NDArray[np.int8], split: NDArray[np.int8]) -> NDArray[n
     return np.asarray(np.moveaxis(np.array(per_split), -1, 0), np.int64)
 
 
-def _stack(counted: NDArray[Any], columns: tuple[int, ...]) -> Floats:
-    """(n_chunk, 256, n_columns) table to (n_features * n_chunk, 256) float64 rows."""
-    width = counted.shape[0]
-    out = np.empty((len(columns), width, N_LEVELS))
-    for feature, column in enumerate(columns):
-        out[feature] = counted[:, :, column]
-    return out.reshape(len(columns) * width, N_LEVELS)
+class _Workspace:
+    """Level tables of one block, (n_rows, 256) each, kept from block to block: fresh memory costs more than the sums."""
+
+    def __init__(self, n_rows: int) -> None:
+        shape = (n_rows, N_LEVELS)
+        self.positives = [np.empty(shape) for _ in SPLITS]
+        self.totals = [np.empty(shape) for _ in SPLITS]
+        self.summed = [(np.empty(shape), np.empty(shape)) for _ in SPLITS]
+        self.whole = np.empty(shape, np.int64)
+        self.work = np.empty(shape)
+
+    def accumulate(self, values: Floats, out: Floats) -> None:
+        """Cumulative sums of counts along the levels; in integers, which is several times faster than in floats."""
+        whole = self.whole[: len(values)]
+        np.copyto(whole, values, casting="unsafe")
+        np.cumsum(whole, axis=1, out=whole)
+        np.copyto(out, whole)
 
 
-def _score_block(positives: list[Floats], totals: list[Floats], c: float) -> dict[str, NDArray[Any]]:
-    """All quantities of a block of rows, in units of levels, under flat names."""
-    about = moments(positives[0], totals[0])
-    summed = [(np.cumsum(p, axis=1), np.cumsum(t, axis=1)) for p, t in zip(positives, totals, strict=True)]
+class _Results:
+    """Flat arrays of one feature by name, filled block by block."""
+
+    def __init__(self, n_neurons: int) -> None:
+        self.n_neurons = n_neurons
+        self.arrays: dict[str, NDArray[Any]] = {}
+
+    def place(self, neurons: slice, scored: dict[str, NDArray[Any]], rows: slice) -> None:
+        for name, value in scored.items():
+            if name not in self.arrays:
+                self.arrays[name] = np.empty(self.n_neurons, value.dtype)
+            self.arrays[name][neurons] = value[rows]
+
+
+def _score_block(room: _Workspace, n_rows: int, c: float) -> dict[str, NDArray[Any]]:
+    """All quantities of the first `n_rows` rows of a workspace, in units of levels, under flat names.
+
+    Rows whose positives lie higher are turned round first, so that everywhere below a lower level speaks for the
+    positive class: the fitted slope has the sign of the mean difference, and cumulative sums run along the falling score.
+    """
+    positives, totals = [part[:n_rows] for part in room.positives], [part[:n_rows] for part in room.totals]
+    summed = [(p[:n_rows], t[:n_rows]) for p, t in room.summed]
+    plain = moments(positives[0], totals[0])
+    up = plain.mean_difference > 0
+    turned = np.flatnonzero(up)
+    for code in range(len(SPLITS)):
+        for part, cumulative in zip((positives[code], totals[code]), summed[code], strict=True):
+            part[turned] = part[turned, ::-1]
+            room.accumulate(part, cumulative)
+    about = replace(
+        plain,
+        mean=np.where(up, N_LEVELS - 1 - plain.mean, plain.mean),
+        mean_difference=-np.abs(plain.mean_difference),
+    )
     fit = fit_logistic(positives[0], totals[0], *summed[0], about, c)
     cuts = best_cuts(*summed[0], about)
+    sign = np.where(up, -1.0, 1.0)
+    top = np.where(up, N_LEVELS - 1.0, 0.0)
     out: dict[str, NDArray[Any]] = {
-        "intercept": fit.intercept,
-        "slope": fit.slope,
+        "intercept": fit.intercept + fit.slope * top,
+        "slope": fit.slope * sign,
         "converged": fit.converged,
-        "threshold": cuts.threshold,
-        "direction": cuts.direction,
+        "threshold": top + sign * cuts.threshold,
+        "direction": (cuts.direction * sign).astype(np.int8),
         "std": about.std,
-        "mean_difference": about.mean_difference,
+        "mean_difference": plain.mean_difference,
         "f_statistic": about.f_statistic,
         "mutual_information": mutual_information(*summed[0], about),
     }
-    # Where the line crosses zero: positive above it for a positive slope, below it for a negative one.
-    sign = np.sign(fit.slope)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = np.where(sign == 0, np.inf, -fit.intercept / fit.slope)
-    constant = sign == 0
-    upward = np.where(constant, 1.0, sign)
+    # Without a slope the score is 0 everywhere: never positive, one tie.
+    flat = fit.slope == 0
+    crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, -1.0, fit.slope))
+    counts = np.stack([_below(crossing, *part) for part in summed])
+    best = np.stack([_beyond(cuts, *part) for part in summed])
+    at_fit, at_best = (threshold_metrics(*np.moveaxis(part, 1, 0)) for part in (counts, best))
+    other = np.flatnonzero((cuts.direction > 0) | flat)
+    level = np.flatnonzero(flat)
     for code, name in enumerate(SPLITS):
-        ranked = _along(upward, constant, positives[code], totals[code], *summed[code])
-        at_fit = _at(crossing, upward, *summed[code])
-        for metric, value in (at_fit | ranked).items():
-            out[f"{name}/{metric}"] = value
-        at_best = _at(cuts.threshold, cuts.direction.astype(np.float64), *summed[code]) | dict(ranked)
-        other = np.flatnonzero(cuts.direction != upward)
+        tables = (positives[code], totals[code], *summed[code])
+        ranked = curve_metrics_cumulative(*tables, work=room.work[:n_rows])
+        ranked_best = {metric: value.copy() for metric, value in ranked.items()}
         if len(other):
-            turned = _along(
-                cuts.direction[other],
-                constant[other],
-                *(part[other] for part in (positives[code], totals[code], *summed[code])),
-            )
-            for metric, value in turned.items():
-                at_best[metric] = at_best[metric].copy()
-                at_best[metric][other] = value
-        for metric, value in at_best.items():
-            out[f"{name}/best/{metric}"] = value
+            direction = cuts.direction[other]
+            p, t = (part[other] for part in tables[:2])
+            p[direction > 0], t[direction > 0] = p[direction > 0, ::-1], t[direction > 0, ::-1]
+            for metric, value in curve_metrics(p, t).items():
+                ranked_best[metric][other] = value
+        if len(level):
+            p, t = (part[level, -1:] for part in summed[code])
+            for metric, value in curve_metrics(p, t).items():
+                ranked[metric][level] = value
+        for metric in CLASSIFICATION_METRICS:
+            out[f"{name}/{metric}"] = ranked[metric] if metric in ranked else at_fit[metric][code]
+            out[f"{name}/best/{metric}"] = ranked_best[metric] if metric in ranked else at_best[metric][code]
     return out
 
 
-def _at(threshold: Floats, direction: Floats, cumulative_p: Floats, cumulative_t: Floats) -> dict[str, Floats]:
-    """Threshold metrics of "positive where direction * (level − threshold) > 0"."""
+def _below(threshold: Floats, cumulative_p: Floats, cumulative_t: Floats) -> Floats:
+    """(4, n_rows) true and false positives, false and true negatives of "positive where level < threshold"."""
     rows = np.arange(len(threshold))
-    up = direction > 0
-    # Levels at or below the threshold for upward rows, strictly below it for downward ones.
-    last = np.where(up, np.floor(threshold), np.ceil(threshold) - 1.0)
-    index = np.clip(last, -1, N_LEVELS - 1).astype(np.intp)
-    inside = index >= 0
-    index = np.maximum(index, 0)
-    lower_p = np.where(inside, cumulative_p[rows, index], 0.0)
-    lower_t = np.where(inside, cumulative_t[rows, index], 0.0)
-    n_positive, n_total = cumulative_p[:, -1], cumulative_t[:, -1]
-    tp = np.where(up, n_positive - lower_p, lower_p)
-    predicted = np.where(up, n_total - lower_t, lower_t)
-    return threshold_metrics(tp, predicted - tp, n_positive - tp, n_total - n_positive - predicted + tp)
+    last = np.clip(np.ceil(threshold) - 1.0, -1, N_LEVELS - 1).astype(np.intp)
+    some = last >= 0
+    last = np.maximum(last, 0)
+    tp = np.where(some, cumulative_p[rows, last], 0.0)
+    predicted = np.where(some, cumulative_t[rows, last], 0.0)
+    positive, total = cumulative_p[:, -1], cumulative_t[:, -1]
+    return np.stack([tp, predicted - tp, positive - tp, total - positive - predicted + tp])
 
 
-def _along(
-    direction: NDArray[Any],
-    constant: NDArray[np.bool_],
-    positives: Floats,
-    totals: Floats,
-    cumulative_p: Floats,
-    cumulative_t: Floats,
-) -> dict[str, Floats]:
-    """Score metrics with the level as score (upward rows) or its negative (downward); a constant score is one tie."""
-    up = direction > 0
-    p, t, cp, ct = (part.copy() for part in (positives, totals, cumulative_p, cumulative_t))
-    # Counts along the falling score: upward rows are read from the top level down.
-    p[up], t[up] = positives[up, ::-1], totals[up, ::-1]
-    cp[up] = cumulative_p[up, -1:] - cumulative_p[up, ::-1] + p[up]
-    ct[up] = cumulative_t[up, -1:] - cumulative_t[up, ::-1] + t[up]
-    out = _curve_metrics(p, t, cp, ct)
-    if constant.any():
-        n_positive, n_total = cumulative_p[constant, -1:], cumulative_t[constant, -1:]
-        for metric, value in _curve_metrics(n_positive, n_total, n_positive, n_total).items():
-            out[metric][constant] = value
-    return out
+def _beyond(cuts: Cuts, cumulative_p: Floats, cumulative_t: Floats) -> Floats:
+    """`_below` of a cut, with the predictions swapped where its direction points to higher levels."""
+    tp, fp, fn, tn = below = _below(cuts.threshold, cumulative_p, cumulative_t)
+    return np.where(cuts.direction < 0, below, np.stack([fn, tn, tp, fp]))
 
 
 def _assemble(
-    parts: list[dict[str, NDArray[Any]]],
+    flat: dict[str, NDArray[Any]],
     offset: NDArray[np.floating[Any]],
     scale: NDArray[np.floating[Any]],
     sizes: NDArray[np.int64],
 ) -> NeuronScores:
-    """Blocks to one frozen result, levels to activations."""
-    flat = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """Flat arrays to one frozen result, levels to activations."""
     low, step = offset.astype(np.float64), scale.astype(np.float64)
     metrics: dict[str, dict[str, Floats]] = {name: {} for name in SPLITS}
     best: dict[str, dict[str, Floats]] = {name: {} for name in SPLITS}

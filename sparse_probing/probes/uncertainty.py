@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.probes.counts import N_LEVELS, check_labels, quantise
+from sparse_probing.probes.counts import N_LEVELS, LabelColumns, check_labels, count_tables, quantise
 from sparse_probing.probes.metrics import threshold_metrics
 from sparse_probing.probes.single import NeuronScores, check_classes
 from sparse_probing.schemas import SPLITS, THRESHOLD_METRICS
@@ -359,16 +359,15 @@ def max_null(
 
 def _ranks(table: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
     """(n_rows, n_neurons) middle ranks of the levels among `rows`, each neuron to mean 0 and variance 1 (0 if constant)."""
-    from sparse_probing.probes.counts import LabelColumns, iterate_tables
-
     codes = table[rows]
     if codes.dtype != np.uint8:
         codes, _, _ = quantise(codes)
     everyone = np.ones((len(rows), 1), np.float32)
     out = np.empty(codes.shape, np.float32)
-    for neurons, (counted,) in iterate_tables(
-        codes, LabelColumns((np.arange(len(rows)),), (everyone,), (0,), (0,)), 256
-    ):
+    columns = LabelColumns((np.arange(len(rows)),), (everyone,), (0,), (0,))
+    for start in range(0, codes.shape[1], 256):
+        neurons = slice(start, min(start + 256, codes.shape[1]))
+        counted = count_tables(codes, columns, neurons)[0]
         count = counted[:, :, 0].astype(np.float64)
         middle = np.cumsum(count, axis=1) - 0.5 * count - 0.5 * len(rows)
         spread = np.sqrt(np.einsum("ij,ij->i", count, middle**2) / len(rows))
