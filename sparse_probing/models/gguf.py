@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +20,20 @@ from sparse_probing.errors import InputError
 CONVERTER_VERSION = 1
 SAVED_DTYPE = torch.bfloat16
 _SAMPLE_BYTES = 1 << 20
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing progress bars, which would end up in the middle of a flow's log."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def converted_folder(gguf: Path, models_dir: Path) -> Path:
@@ -63,12 +79,13 @@ def convert_gguf(gguf: Path, models_dir: Path) -> Path:
     try:
         try:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                dtype=SAVED_DTYPE,
-                quantization_config=GgufConfig(dequantize=True),
-            )
+            with no_progress_bars():
+                model = AutoModelForCausalLM.from_pretrained(
+                    gguf.parent,
+                    gguf_file=gguf.name,
+                    dtype=SAVED_DTYPE,
+                    quantization_config=GgufConfig(dequantize=True),
+                )
         except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError, ImportError) as error:
             raise InputError(
                 f"GGUF file {gguf} cannot be converted: {error}.",
@@ -85,7 +102,8 @@ def convert_gguf(gguf: Path, models_dir: Path) -> Path:
         model.is_quantized = False
         if getattr(model.config, "quantization_config", None) is not None:
             del model.config.quantization_config
-        model.save_pretrained(temporary)
+        with no_progress_bars():
+            model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         temporary.chmod(0o755)
         try:

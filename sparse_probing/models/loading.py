@@ -18,7 +18,7 @@ from torch import nn
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models import hooks
-from sparse_probing.models.gguf import convert_gguf
+from sparse_probing.models.gguf import convert_gguf, no_progress_bars
 from sparse_probing.models.sources import (
     TOKENIZER_FILES,
     WEIGHTS_PATTERN,
@@ -144,14 +144,15 @@ def load_model(resolved: ResolvedModel, *, device: str = "cpu") -> nn.Module:
     from transformers import AutoModel
 
     try:
-        model, report = AutoModel.from_pretrained(
-            str(resolved.folder),
-            dtype=getattr(torch, resolved.dtype),
-            attn_implementation=resolved.attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with no_progress_bars():
+            model, report = AutoModel.from_pretrained(
+                str(resolved.folder),
+                dtype=getattr(torch, resolved.dtype),
+                attn_implementation=resolved.attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise InputError(
             f"Model {resolved.short_name!r} cannot be loaded from {resolved.folder}: {error}.",

@@ -16,7 +16,7 @@ from tests.tiny import random_sequences, save_tiny, write_dataset
 ROOT = Path(__file__).parents[3]
 # Imports once, then forks one child per attempt: so twenty kills cost twenty forks. Prints what each attempt left.
 SCRIPT = """
-import json, os, pathlib, random, signal, sys, time
+import faulthandler, json, os, pathlib, random, signal, sys, time
 import torch
 from sparse_probing.activations import extract_dataset
 from sparse_probing.config import ExtractionSpec, ModelSpec
@@ -34,6 +34,7 @@ def attempt(root, n_shards, delay):
     before, due = markers(root), None
     child = os.fork()
     if child == 0:
+        faulthandler.dump_traceback_later(60, exit=True)
         try:
             resolved = resolve_model(ModelSpec(id=model, name="tiny"), models_dir=pathlib.Path(model).parent / "models")
             extract_dataset(Location.open(dataset), resolved, spec, root=Location.open(root))
