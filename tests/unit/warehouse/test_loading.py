@@ -146,9 +146,11 @@ def test_a_damaged_fragment_is_named_and_the_rest_is_loaded(root: Location, work
         write_fragment(root, "runs", "other", [{}])
         (Path(root.path) / "results/runs/other").rename(Path(root.path) / "results/features/other")
         folder = Path(root.path) / "results/features/other"
+        write_fragment(root, "runs", "other", [{}])
     elif damage == "run_id":
         (folder / "manifest.json").unlink()
         folder = folder.rename(folder.with_name("renamed"))
+        write_fragment(root, "runs", "renamed", [{}])
         write_fragment(root, "features", "a", [{}]).filesystem.move(
             str(Path(root.path) / "results/features/a/manifest.json"), str(folder / "manifest.json")
         )
@@ -165,6 +167,14 @@ def test_a_damaged_fragment_is_named_and_the_rest_is_loaded(root: Location, work
     if damage in ("bytes", "missing", "manifest"):
         for kind in found:
             assert [row for row in found[kind] if row[0] == "a"] == before[kind]
+
+
+def test_a_run_is_loaded_only_when_it_is_whole(root: Location, working: Path) -> None:
+    write_run(root, "a")
+    (root / "results" / "runs" / "a").delete()
+    assert load_results(working, root).run_ids == ()
+    write_fragment(root, "runs", "a", [{}])
+    assert load_results(working, root).run_ids == ("a",)
 
 
 def test_a_second_loader_is_turned_away(root: Location, working: Path) -> None:
