@@ -339,12 +339,14 @@ def _fit_one(
     # Fix again with the better incumbent, then search what remains.
     level = incumbent.value - slack * abs(incumbent.value)
     out, must = fix(inner.cuts, k, level)
-    out &= ~must
+    nothing_better = max(cut.bound(k) for cut in inner.cuts) >= level or bool((out & must).any()) or int(must.sum()) > k
     if out.any() or must.any():
         dropped = min(dropped, level)
     fixed, free = np.flatnonzero(must), np.flatnonzero(~out & ~must)
     status, nodes = "optimal", 0
-    if bound < level:
+    if nothing_better:  # outside of what is left was dropped at no lower level
+        bound = max(bound, level)
+    elif bound < level:
         likely = root.shares[left] * root.gains.max() + root.gains[left]
         search = _search_tree if options.master == "tree" else _search_gurobi
         found, nodes, status = search(part, incumbent, fixed, free, likely, inner, slack, options, deadline)

@@ -86,7 +86,7 @@ class Tree:
         """The node with this choice, or None if nothing in it is worth having."""
         while True:
             k_free = self.incumbent.k - fixed.size
-            if free.size < k_free:  # too few are left: every support in here was dropped before
+            if not 0 <= k_free <= free.size:  # every support in here was dropped before
                 return None
             if k_free == 0 or free.size == k_free:
                 support = fixed if k_free == 0 else np.concatenate([fixed, free])

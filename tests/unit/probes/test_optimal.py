@@ -18,6 +18,7 @@ from sparse_probing.probes.optimal import (
     fit_optimal_regression,
     scale_for_optimal,
 )
+from sparse_probing.probes.squared_dual import SquaredProblem
 
 MASTERS = ["tree", "gurobi"]
 
@@ -275,6 +276,35 @@ def test_regression_equals_exhaustive_search() -> None:
         assert fit.objective == pytest.approx(objective(best), rel=1e-9)
         residual = y - fit.decision_function(X)
         assert abs(residual.mean()) < 1e-9
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("seed", range(60))
+def test_small_problems_of_every_kind_equal_exhaustive_search(seed: int) -> None:
+    """Few or many samples, weak and strong ridge, rectified, rounded and duplicated neurons, both losses and masters."""
+    rng = np.random.default_rng(seed)
+    n, d, k = int(rng.integers(4, 80)), int(rng.integers(2, 13)), int(rng.integers(1, 4))
+    X = rng.standard_normal((n, d)) * 10 ** rng.uniform(-2.5, 1.5)
+    X = [X, np.maximum(X, 0.0), np.round(X, 1), np.column_stack([X, X[:, 0]])][seed % 4]
+    target = X[:, 0] + rng.random() * X[:, 1] + 2 * rng.random() * X.std() * rng.standard_normal(n)
+    y = np.where(target > np.median(target), 1, -1)
+    y[0], y[1] = 1, -1
+    gamma = n**-0.5 * 10 ** rng.uniform(-1, 1)
+    master: optimal.Master = "gurobi" if seed % 3 == 0 else "tree"
+    problem: HingeProblem | SquaredProblem
+    if seed % 5 == 0:
+        noisy = target + rng.standard_normal(n)
+        problem = SquaredProblem(X, noisy, gamma)
+        fit = fit_optimal_regression(X, noisy, k, gamma=gamma, master=master)
+    else:
+        w = np.where(y > 0, 0.5 / (y > 0).mean(), 0.5 / (y < 0).mean())
+        problem = HingeProblem(X, y.astype(float), w, gamma)
+        fit = fit_optimal(X, y, k, gamma=gamma, master=master)
+    supports = itertools.combinations(range(X.shape[1]), min(k, X.shape[1]))
+    best = min(problem.finish(np.array(support), 1e-9)[2] for support in supports)
+    assert fit.status == "optimal"
+    assert fit.bound <= best * (1 + 1e-7)
+    assert fit.objective <= best * (1 + 1.2e-5)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from sparse_probing.probes.hinge_dual import HingeProblem, _best_intercept
 from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
 from sparse_probing.probes.interior_point import repair, solve_relaxation, top_sum
 from sparse_probing.probes.squared_dual import SquaredProblem
+from sparse_probing.probes.tree import Tree
 
 NOTHING = np.array([], dtype=np.intp)
 
@@ -192,3 +193,21 @@ def test_intercept_is_exact() -> None:
 def test_top_sum() -> None:
     values = np.array([1.0, 4.0, 2.0])
     assert [top_sum(values, k) for k in (0, 1, 2, 3, 9)] == [0.0, 4.0, 6.0, 7.0, 7.0]
+
+
+def test_a_coarse_search_claims_no_more_than_it_proved() -> None:
+    """With a wide slack the search may stop at a poor support, but its bound has to stay below the best."""
+    stopped_short = False
+    for seed in range(6):
+        problem = make_problem(seed, scale=1.0)
+        values = {s: dual_value(problem, np.array(s)) for s in itertools.combinations(range(12), 2)}
+        incumbent = Incumbent(problem, 2, 1e-8)
+        for support in list(values)[::7]:
+            incumbent.offer(support)
+        tree = Tree(problem, incumbent, slack=0.3, tolerance=1e-6, keep_going=lambda: True)
+        result = tree.search(NOTHING, np.arange(12), problem.gains(problem.middle()))
+        assert result.finished
+        assert result.bound <= min(values.values()) * (1 + 1e-9)
+        assert result.bound >= 0.7 * incumbent.value * (1 - 1e-9)
+        stopped_short |= incumbent.value > min(values.values()) * 1.001
+    assert stopped_short
