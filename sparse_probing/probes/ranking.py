@@ -83,7 +83,7 @@ def _count_criterion(data: ProbeData, criterion: str) -> Floats:
         negative, positive = counted[:, start : start + 512].astype(np.float64)
         about = moments(positive, negative + positive)
         if criterion == "mi":
-            # Bins are cut from the level that speaks for the positive class, as in `single`.
+            # Bins are cut from the level that speaks most for the positive class, as in `single`.
             total, turned = negative + positive, about.mean_difference > 0
             positive[turned], total[turned] = positive[turned, ::-1], total[turned, ::-1]
             parts.append(mutual_information(np.cumsum(positive, axis=1), np.cumsum(total, axis=1), about))
