@@ -41,13 +41,18 @@ class Moments:
     f_statistic: Floats
 
 
-def moments(positives: Floats, totals: Floats) -> Moments:
+def power_sums(table: Floats) -> Floats:
+    """Sums of counts times level to the powers 0, 1 and 2: (..., 256) counts to (..., 3), exact below 2**53."""
+    sums: Floats = table @ _POWERS
+    return sums
+
+
+def moments(positive_sums: Floats, all_sums: Floats) -> Moments:
     """Means, population standard deviation, mean difference and one-way F statistic of the level.
 
-    The F statistic is that of two classes with 1 and n − 2 degrees of freedom; 0 for a constant neuron, infinite where
-    the classes differ and neither varies.
+    Parameters are the (n_rows, 3) `power_sums` of positive and of all samples. The F statistic is that of two classes
+    with 1 and n − 2 degrees of freedom; 0 for a constant neuron, infinite where the classes differ and neither varies.
     """
-    all_sums, positive_sums = totals @ _POWERS, positives @ _POWERS
     n_total, n_positive = all_sums[:, 0], positive_sums[:, 0]
     n_negative = n_total - n_positive
     mean = ratio(all_sums[:, 1], n_total)

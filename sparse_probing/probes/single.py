@@ -34,6 +34,7 @@ from sparse_probing.probes.levels import (
     fit_logistic,
     moments,
     mutual_information,
+    power_sums,
 )
 from sparse_probing.probes.metrics import curve_metrics, curve_metrics_cumulative, threshold_metrics
 from sparse_probing.probes.splits import group_split
@@ -191,13 +192,7 @@ def score_features(
 
     def score(neurons: slice) -> dict[str, NDArray[Any]]:
         room = rooms.pop()
-        width = neurons.stop - neurons.start
-        for code, counted in enumerate(count_tables(table, columns, neurons)):
-            for feature in range(n_features):
-                rows = slice(feature * width, (feature + 1) * width)
-                room.positives[code][rows] = counted[:, :, columns.positive[feature]]
-                room.totals[code][rows] = counted[:, :, columns.labelled[feature]]
-        scored = _score_block(room, n_features * width, c)
+        scored = _score_chunk(count_tables(table, columns, neurons), columns.positive, columns.labelled, room, c)
         rooms.append(room)
         return scored
 
@@ -233,11 +228,9 @@ def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
     for start in range(0, counts.n_neurons, _BLOCK_ROWS):
         neurons = slice(start, min(start + _BLOCK_ROWS, counts.n_neurons))
         width = neurons.stop - start
-        for code in range(len(SPLITS)):
-            negative, positive = counts.counts[code, :, neurons]
-            room.positives[code][:width] = positive
-            room.totals[code][:width] = positive + negative
-        result.place(neurons, _score_block(room, width, c), slice(0, width))
+        negative, positive = np.moveaxis(counts.counts[:, :, neurons], 1, 0).astype(np.float64)
+        tables = list(np.stack([negative + positive, positive], axis=-1))
+        result.place(neurons, _score_chunk(tables, (1,), (0,), room, c), slice(0, width))
     return _assemble(result.arrays, counts.offset, counts.scale, sizes)
 
 
@@ -300,29 +293,32 @@ class _Table:
 
 
 class _Workspace:
-    """Level tables of one block, kept from block to block: fresh memory costs more than the sums."""
+    """Memory for the compact tables of one chunk, kept from chunk to chunk: fresh memory costs more than the sums."""
 
     def __init__(self, n_rows: int) -> None:
-        shape = (n_rows, N_LEVELS)
-        self.positives = [np.empty(shape) for _ in SPLITS]
-        self.totals = [np.empty(shape) for _ in SPLITS]
         self._flat = [np.empty(n_rows * N_LEVELS) for _ in range(4 * len(SPLITS) + 1)]
         self._whole = np.empty(n_rows * N_LEVELS, np.int64)
 
-    def gather(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[list[_Table], Floats]:
-        """Tables of some rows with some columns: positives, totals and their cumulative sums by split, and scratch."""
-        shape = columns.shape
-        size = columns.size
-        cells = columns + (rows * N_LEVELS)[:, None]
-        free = [flat[:size].reshape(shape) for flat in self._flat]
-        whole = self._whole[:size].reshape(shape)
+    def gather(
+        self, counted: list[NDArray[Any]], positive: NDArray[np.intp], labelled: int, cells: NDArray[np.intp]
+    ) -> tuple[list[_Table], Floats]:
+        """Compact tables of (n_features, n_neurons, n_columns) cells of each split's counts, and scratch of their shape.
+
+        Cells number (neuron, level); `positive` is each feature's column of the counts, `labelled` the one they share.
+        """
+        shape = (cells.shape[0] * cells.shape[1], cells.shape[2])
+        free = [flat[: cells.size].reshape(shape) for flat in self._flat]
+        whole = self._whole[: cells.size].reshape(shape)
+        cells = cells * counted[0].shape[-1]
+        at_positive, at_labelled = (cells + positive[:, None, None]).reshape(shape), (cells + labelled).reshape(shape)
         tables = []
-        for code in range(len(SPLITS)):
+        for code, table in enumerate(counted):
             p, t, summed_p, summed_t = free[4 * code : 4 * code + 4]
-            for source, part, summed in ((self.positives, p, summed_p), (self.totals, t, summed_t)):
-                np.take(source[code].reshape(-1), cells, out=part, mode="clip")
+            for where, part, summed in ((at_positive, p, summed_p), (at_labelled, t, summed_t)):
+                taken = table.reshape(-1).take(where)
+                np.copyto(part, taken)
                 # In integers, which is several times faster than in floats.
-                np.copyto(whole, part, casting="unsafe")
+                np.copyto(whole, taken, casting="unsafe")
                 np.cumsum(whole, axis=1, out=whole)
                 np.copyto(summed, whole)
             tables.append(_Table(p, t, summed_p, summed_t))
@@ -343,27 +339,44 @@ class _Results:
             self.arrays[name][neurons] = value[rows]
 
 
-def _score_block(room: _Workspace, n_rows: int, c: float) -> dict[str, NDArray[Any]]:
-    """All quantities of the first `n_rows` rows of a workspace, in units of levels, under flat names.
+def _score_chunk(
+    counted: list[NDArray[Any]], positive: tuple[int, ...], labelled: tuple[int, ...], room: _Workspace, c: float
+) -> dict[str, NDArray[Any]]:
+    """All quantities of (feature, neuron) rows, feature by feature, in units of levels, under flat names.
 
     Levels that do not occur are left out, and rows are turned so that their first columns speak for the positive class:
     the fitted slope has the sign of the mean difference, and cumulative sums run along the falling score. Rows are worked
     on together with others of about as many levels; their results do not depend on which.
+
+    Parameters
+    ----------
+    counted:
+        (n_neurons, 256, n_columns) for each split (see `counts.count_tables`).
+    positive, labelled:
+        Each feature's columns.
     """
-    positives, totals = [part[:n_rows] for part in room.positives], [part[:n_rows] for part in room.totals]
-    about = moments(positives[0], totals[0])
+    n_features, n_neurons = len(positive), counted[0].shape[0]
+    sums = np.moveaxis(power_sums(np.moveaxis(counted[0], 1, 2).astype(np.float64)), 1, 0)
+    about = moments(sums[list(positive)].reshape(-1, 3), sums[list(labelled)].reshape(-1, 3))
     up = about.mean_difference > 0
-    occupied = (totals[0] + totals[1] + totals[2]) > 0
-    width = -(-np.count_nonzero(occupied, axis=1) // WIDTH_STEP) * WIDTH_STEP
     out: dict[str, NDArray[Any]] = {}
-    for one in np.unique(width):
-        rows = np.flatnonzero(width == one)
-        columns, levels = compact(occupied[rows], up[rows], int(one))
-        tables, work = room.gather(rows, columns)
-        for name, value in _score_rows(tables, levels, _pick(about, rows, up[rows]), c, work).items():
-            if name not in out:
-                out[name] = np.empty(n_rows, value.dtype)
-            out[name][rows] = value
+    for column in sorted(set(labelled)):
+        alike = np.flatnonzero(np.array(labelled) == column)
+        occupied = (counted[0][:, :, column] + counted[1][:, :, column] + counted[2][:, :, column]) > 0
+        width = -(-np.count_nonzero(occupied, axis=1) // WIDTH_STEP) * WIDTH_STEP
+        for one in np.unique(width):
+            neurons = np.flatnonzero(width == one)
+            rows = (alike[:, None] * n_neurons + neurons).ravel()
+            turned = up[rows].reshape(len(alike), -1).astype(np.intp)
+            both = [compact(occupied[neurons], np.full(len(neurons), way), int(one)) for way in (False, True)]
+            place = np.arange(len(neurons))
+            cells = np.stack([columns for columns, _ in both])[turned, place] + (neurons * N_LEVELS)[:, None]
+            levels = np.stack([values for _, values in both])[turned, place].reshape(len(rows), -1)
+            tables, work = room.gather(counted, np.array(positive)[alike], column, cells)
+            for name, value in _score_rows(tables, levels, _pick(about, rows, up[rows]), c, work).items():
+                if name not in out:
+                    out[name] = np.empty(n_features * n_neurons, value.dtype)
+                out[name][rows] = value
     sign, top = np.where(up, -1.0, 1.0), np.where(up, N_LEVELS - 1.0, 0.0)
     out["intercept"] += out["slope"] * top
     out["slope"] *= sign
