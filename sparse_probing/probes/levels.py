@@ -69,32 +69,35 @@ def moments(positive_sums: Floats, all_sums: Floats) -> Moments:
     return Moments(n_positive, n_total, mean, ratio(np.sqrt(spread), n_total), difference, f_statistic)
 
 
-def compact(occupied: NDArray[np.bool_], up: NDArray[np.bool_], width: int) -> tuple[NDArray[np.intp], Floats]:
-    """Columns of the occupied levels of each row, best first, and how high each level ranks.
+def compact(occupied: NDArray[np.bool_], width: int) -> tuple[NDArray[np.intp], Floats]:
+    """Columns of the occupied levels of each neuron, from the bottom and from the top, and how far along each lies.
 
     Parameters
     ----------
     occupied:
-        (n_rows, 256) which levels have samples: at most `width` in each row.
-    up:
-        (n_rows,) whether positives lie higher: such rows are read from the top level down.
+        (n_neurons, 256) which levels have samples: at most `width` for each neuron.
 
     Returns
     -------
     columns:
-        (n_rows, width) levels; rows with fewer end in an unoccupied one, repeated.
+        (2, n_neurons, width) levels, rising in the first and falling in the second; neurons with fewer end in an
+        unoccupied one, repeated.
     levels:
-        (n_rows, width) rising floats: the level itself, or 255 less the level where `up`. 255 in the repeated columns.
+        (2, n_neurons, width) rising floats: the level itself, and 255 less the level. 255 in the repeated columns.
     """
-    n_rows = len(occupied)
-    row, level = np.nonzero(occupied)
-    counts = np.bincount(row, minlength=n_rows)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    place = np.where(up[row], counts[row] - 1 - place, place)
-    columns = np.repeat(np.argmin(occupied, axis=1)[:, None], width, axis=1)
-    columns[row, place] = level
-    levels = np.full((n_rows, width), N_LEVELS - 1.0)
-    levels[row, place] = np.where(up[row], N_LEVELS - 1 - level, level)
+    n_neurons = len(occupied)
+    cell = np.flatnonzero(occupied)
+    neuron, level = cell >> 8, cell & 255
+    counts = np.bincount(neuron, minlength=n_neurons)
+    first = (np.cumsum(counts) - counts)[neuron]
+    place = np.arange(len(cell)) - first
+    columns = np.empty((2, n_neurons, width), np.intp)
+    columns[:] = np.argmin(occupied, axis=1)[:, None]
+    levels = np.full((2, n_neurons, width), N_LEVELS - 1.0)
+    for way, at, value in ((0, place, level), (1, counts[neuron] - 1 - place, N_LEVELS - 1 - level)):
+        target = neuron * width + at
+        columns[way].reshape(-1)[target] = level
+        levels[way].reshape(-1)[target] = value
     return columns, levels
 
 

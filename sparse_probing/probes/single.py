@@ -368,10 +368,10 @@ def _score_chunk(
             neurons = np.flatnonzero(width == one)
             rows = (alike[:, None] * n_neurons + neurons).ravel()
             turned = up[rows].reshape(len(alike), -1).astype(np.intp)
-            both = [compact(occupied[neurons], np.full(len(neurons), way), int(one)) for way in (False, True)]
             place = np.arange(len(neurons))
-            cells = np.stack([columns for columns, _ in both])[turned, place] + (neurons * N_LEVELS)[:, None]
-            levels = np.stack([values for _, values in both])[turned, place].reshape(len(rows), -1)
+            both_columns, both_levels = compact(occupied[neurons], int(one))
+            cells = both_columns[turned, place] + (neurons * N_LEVELS)[:, None]
+            levels = both_levels[turned, place].reshape(len(rows), -1)
             tables, work = room.gather(counted, np.array(positive)[alike], column, cells)
             for name, value in _score_rows(tables, levels, _pick(about, rows, up[rows]), c, work).items():
                 if name not in out:
