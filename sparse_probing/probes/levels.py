@@ -1,7 +1,8 @@
 """One-neuron probes from class-by-level counts, for many neurons at once.
 
-Rows here are (feature, neuron) pairs; columns are the 256 levels. All quantities are in units of levels and independent of
-how many samples were counted; `single` turns them into activations. Nothing here counts samples or checks input.
+Rows here are (feature, neuron) pairs. Columns are the levels that occur in a row, in the order that `compact` gives them:
+from the level that speaks most for the positive class to the one that speaks least. Quantities are in units of levels;
+`single` turns them into activations. Nothing here counts samples or checks input.
 
 Every sum along a row is taken row by row (no matrix products of rounded numbers), so that a row's results do not depend
 on which rows it is worked on with.
@@ -19,12 +20,13 @@ from sparse_probing.probes.metrics import ratio
 Floats = NDArray[np.float64]
 N_LEVELS = 256
 MAX_ITERATIONS = 60
-N_COARSE = 32
+# Columns of a compact table come in multiples of this; a first fit merges as many to one.
+WIDTH_STEP = 32
+N_MERGED = 8
 N_BINS = 16
 # A Newton step that moves no score by more than this ends a fit; the error left is of the order of its square.
 TOLERANCE = 1e-4
-_LEVELS = np.arange(N_LEVELS, dtype=np.float64)
-_POWERS = np.stack([np.ones(N_LEVELS), _LEVELS, _LEVELS**2], axis=1)
+_POWERS = np.arange(N_LEVELS, dtype=np.float64)[:, None] ** np.arange(3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +41,18 @@ class Moments:
     f_statistic: Floats
 
 
-def moments(positives: Floats, totals: Floats) -> Moments:
+def power_sums(table: Floats) -> Floats:
+    """Sums of counts times level to the powers 0, 1 and 2: (..., 256) counts to (..., 3), exact below 2**53."""
+    sums: Floats = table @ _POWERS
+    return sums
+
+
+def moments(positive_sums: Floats, all_sums: Floats) -> Moments:
     """Means, population standard deviation, mean difference and one-way F statistic of the level.
 
-    The F statistic is that of two classes with 1 and n − 2 degrees of freedom; 0 for a constant neuron, infinite where
-    the classes differ and neither varies.
+    Parameters are the (n_rows, 3) `power_sums` of positive and of all samples. The F statistic is that of two classes
+    with 1 and n − 2 degrees of freedom; 0 for a constant neuron, infinite where the classes differ and neither varies.
     """
-    all_sums, positive_sums = totals @ _POWERS, positives @ _POWERS
     n_total, n_positive = all_sums[:, 0], positive_sums[:, 0]
     n_negative = n_total - n_positive
     mean = ratio(all_sums[:, 1], n_total)
@@ -62,6 +69,38 @@ def moments(positives: Floats, totals: Floats) -> Moments:
     return Moments(n_positive, n_total, mean, ratio(np.sqrt(spread), n_total), difference, f_statistic)
 
 
+def compact(occupied: NDArray[np.bool_], width: int) -> tuple[NDArray[np.intp], Floats]:
+    """Columns of the occupied levels of each neuron, from the bottom and from the top, and how far along each lies.
+
+    Parameters
+    ----------
+    occupied:
+        (n_neurons, 256) which levels have samples: at most `width` for each neuron.
+
+    Returns
+    -------
+    columns:
+        (2, n_neurons, width) levels, rising in the first and falling in the second; neurons with fewer end in an
+        unoccupied one, repeated.
+    levels:
+        (2, n_neurons, width) rising floats: the level itself, and 255 less the level. 255 in the repeated columns.
+    """
+    n_neurons = len(occupied)
+    cell = np.flatnonzero(occupied)
+    neuron, level = cell >> 8, cell & 255
+    counts = np.bincount(neuron, minlength=n_neurons)
+    first = (np.cumsum(counts) - counts)[neuron]
+    place = np.arange(len(cell)) - first
+    columns = np.empty((2, n_neurons, width), np.intp)
+    columns[:] = np.argmin(occupied, axis=1)[:, None]
+    levels = np.full((2, n_neurons, width), N_LEVELS - 1.0)
+    for way, at, value in ((0, place, level), (1, counts[neuron] - 1 - place, N_LEVELS - 1 - level)):
+        target = neuron * width + at
+        columns[way].reshape(-1)[target] = level
+        levels[way].reshape(-1)[target] = value
+    return columns, levels
+
+
 @dataclass(frozen=True, eq=False)
 class LevelFit:
     """Logistic regressions on the level: score = intercept + slope * level; each (n_rows,)."""
@@ -72,19 +111,25 @@ class LevelFit:
 
 
 def fit_logistic(
-    positives: Floats, totals: Floats, cumulative_positives: Floats, cumulative_totals: Floats, about: Moments, c: float
+    positives: Floats,
+    totals: Floats,
+    cumulative_positives: Floats,
+    cumulative_totals: Floats,
+    levels: Floats,
+    about: Moments,
+    c: float,
 ) -> LevelFit:
     """Balanced L2-regularised logistic regression of each row's class on its level, by Newton's method.
 
     Minimises ½β² + c Σ w_i log(1 + exp(−y_i (α + β u_i))) with u the level over ten times its standard deviation and
-    w_i = n / (2 n_class): scikit-learn's ``LogisticRegression(C=c, class_weight="balanced")``. A first fit on 32
-    merged levels gives the start; a step that leaves the directional derivative larger than before is halved (for a
-    convex function that is a curvature condition), and a row is done when a Newton step moves no score by more than
-    `TOLERANCE`. The slope has the sign of the mean difference (at β = 0 that is the gradient's), and is 0 without one.
+    w_i = n / (2 n_class): scikit-learn's ``LogisticRegression(C=c, class_weight="balanced")``. A first fit, on every
+    eight levels merged to one, gives the start; a step that leaves the directional derivative larger than before is
+    halved (for a convex function that is a curvature condition), and a row is done when a Newton step moves no score by
+    more than `TOLERANCE`. The slope has the sign of the mean difference (at β = 0 that is the gradient's), and is 0
+    without one.
     """
-    n_negative = about.n_total - about.n_positive
     weight_positive = ratio(0.5 * about.n_total, about.n_positive)
-    weight_negative = ratio(0.5 * about.n_total, n_negative)
+    weight_negative = ratio(0.5 * about.n_total, about.n_total - about.n_positive)
     scale = ratio(0.1, about.std)
 
     def weigh(positive: Floats, total: Floats) -> tuple[Floats, Floats]:
@@ -94,36 +139,28 @@ def fit_logistic(
         mass += target
         return target, mass
 
-    width = N_LEVELS // N_COARSE
-    coarse_positive = np.diff(cumulative_positives[:, width - 1 :: width], axis=1, prepend=0.0)
-    coarse_total = np.diff(cumulative_totals[:, width - 1 :: width], axis=1, prepend=0.0)
-    middles = np.arange(N_COARSE, dtype=np.float64) * width + 0.5 * (width - 1)
-    start, _ = _newton(*weigh(coarse_positive, coarse_total), middles, about.mean, scale, None, c, 0.05)
-    solution, converged = _newton(*weigh(positives, totals), _LEVELS, about.mean, scale, start, c, TOLERANCE)
+    units = levels - about.mean[:, None]
+    units *= scale[:, None]
+    merged = slice(N_MERGED - 1, None, N_MERGED)
+    coarse_positive = np.diff(cumulative_positives[:, merged], axis=1, prepend=0.0)
+    coarse_total = np.diff(cumulative_totals[:, merged], axis=1, prepend=0.0)
+    middles = 0.5 * (units[:, ::N_MERGED] + units[:, merged])
+    start, _ = _newton(*weigh(coarse_positive, coarse_total), middles, None, c, 0.05)
+    solution, converged = _newton(*weigh(positives, totals), units, start, c, TOLERANCE)
     slope = solution[:, 1] * scale
     slope = np.where(slope * about.mean_difference > 0, slope, 0.0)
     return LevelFit(np.where(slope == 0, 0.0, solution[:, 0] - slope * about.mean), slope, converged)
 
 
 def _newton(
-    target: Floats,
-    mass: Floats,
-    levels: Floats,
-    mean: Floats,
-    scale: Floats,
-    start: Floats | None,
-    c: float,
-    tolerance: float,
+    target: Floats, mass: Floats, units: Floats, start: Floats | None, c: float, tolerance: float
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Newton's method for (α, β) of each row; u = (level − mean)·scale. Returns the solutions and which converged."""
-    centre = 0.5 * (levels[0] + levels[-1])
-    shifted = levels - centre
-    squared = shifted**2
-    offset = mean - centre
-    reach = np.maximum(offset - shifted[0], shifted[-1] - offset) * scale
+    """Newton's method for (α, β) of each row; all arrays (n_rows, n_columns). Solutions, and which rows converged."""
+    reach = np.maximum(np.abs(units[:, 0]), np.abs(units[:, -1]))
+    squares = units * units
     pull = np.einsum("ij->i", target)
-    lever = (np.einsum("ij,j->i", target, shifted) - offset * pull) * scale
-    n_rows = len(scale)
+    lever = np.einsum("ij,ij->i", target, units)
+    n_rows = len(units)
     alpha, beta = (np.zeros(n_rows), np.zeros(n_rows)) if start is None else (start[:, 0].copy(), start[:, 1].copy())
     solution, converged = np.stack([alpha, beta], axis=1), np.zeros(n_rows, bool)
     rows = np.arange(n_rows)
@@ -132,29 +169,25 @@ def _newton(
     work = target  # no longer needed; its memory is
     for _ in range(MAX_ITERATIONS):
         trial_a, trial_b = alpha + length * step_a, beta + length * step_b
-        slope = trial_b * scale
-        np.multiply(-slope[:, None], shifted, out=work)
-        work += (slope * offset - trial_a)[:, None]
+        np.multiply(-trial_b[:, None], units, out=work)
+        work -= trial_a[:, None]
         with np.errstate(over="ignore"):
             np.exp(work, out=work)
         work += 1.0
         np.reciprocal(work, out=work)
         np.multiply(mass, work, out=weighted)
-        # Sums of w p and of w p (1 − p), each with the powers 0, 1 and 2 of the level.
-        sum_p, sum_pl = np.einsum("ij->i", weighted), np.einsum("ij,j->i", weighted, shifted)
-        sum_pll = np.einsum("ij,j->i", weighted, squared)
+        # Sums of w p and of w p (1 − p), each with the powers 0, 1 and 2 of u.
+        sum_p, sum_pu = np.einsum("ij->i", weighted), np.einsum("ij,ij->i", weighted, units)
+        sum_puu = np.einsum("ij,ij->i", weighted, squares)
         weighted *= work
         sum_v = sum_p - np.einsum("ij->i", weighted)
-        sum_vl = sum_pl - np.einsum("ij,j->i", weighted, shifted)
-        sum_vll = sum_pll - np.einsum("ij,j->i", weighted, squared)
-        gradient_a = c * (sum_p - pull)
-        gradient_b = c * ((sum_pl - offset * sum_p) * scale - lever) + trial_b
+        sum_vu = sum_pu - np.einsum("ij,ij->i", weighted, units)
+        sum_vuu = sum_puu - np.einsum("ij,ij->i", weighted, squares)
+        gradient_a, gradient_b = c * (sum_p - pull), c * (sum_pu - lever) + trial_b
         accepted = np.abs(gradient_a * step_a + gradient_b * step_b) <= 0.9 * decrement
         alpha, beta = np.where(accepted, trial_a, alpha), np.where(accepted, trial_b, beta)
         length = np.where(accepted, 1.0, 0.5 * length)
-        curve = c * np.maximum(sum_v, 1e-12)
-        mixed = c * (sum_vl - offset * sum_v) * scale
-        steep = c * (sum_vll - 2.0 * offset * sum_vl + offset**2 * sum_v) * scale**2 + 1.0
+        curve, mixed, steep = c * np.maximum(sum_v, 1e-12), c * sum_vu, c * sum_vuu + 1.0
         determinant = np.maximum(curve * steep - mixed**2, 1e-300)
         newton_a = (mixed * gradient_b - steep * gradient_a) / determinant
         newton_b = (mixed * gradient_a - curve * gradient_b) / determinant
@@ -170,8 +203,8 @@ def _newton(
             keep = np.flatnonzero(~done)
             rows, alpha, beta, length = rows[keep], alpha[keep], beta[keep], length[keep]
             step_a, step_b, decrement = step_a[keep], step_b[keep], decrement[keep]
-            scale, offset, reach, pull, lever = scale[keep], offset[keep], reach[keep], pull[keep], lever[keep]
-            mass = mass[keep]
+            reach, pull, lever = reach[keep], pull[keep], lever[keep]
+            mass, units, squares = mass[keep], units[keep], squares[keep]
             work, weighted = work[: len(keep)], weighted[: len(keep)]
     solution[rows, 0], solution[rows, 1] = alpha, beta
     return solution, converged
@@ -179,17 +212,20 @@ def _newton(
 
 @dataclass(frozen=True, eq=False)
 class Cuts:
-    """Best threshold of each row: positive where direction * (level − threshold) > 0. Thresholds are half-integers."""
+    """Best threshold of each row: positive where direction * (level − threshold) > 0, with levels as `compact` counts them.
+
+    Thresholds are half-integers, so that no level lies on one.
+    """
 
     threshold: Floats
     direction: NDArray[np.int8]
 
 
-def best_cuts(cumulative_positives: Floats, cumulative_totals: Floats, about: Moments) -> Cuts:
+def best_cuts(cumulative_positives: Floats, cumulative_totals: Floats, levels: Floats, about: Moments) -> Cuts:
     """The threshold and direction of the highest Matthews correlation, midway between the levels on its two sides.
 
-    The correlation of "level ≤ l" with the negative class is (P·t − n·p)/√(P N t (n − t)), with p positives and t
-    samples up to l: one pass over the cumulative counts gives every threshold's.
+    The correlation of "among the first columns" with the positive class is (n·p − P·t)/√(P N t (n − t)), with p positives
+    and t samples in those columns: one pass over the cumulative counts gives every threshold's.
     """
     lever = about.n_positive[:, None] * cumulative_totals
     lever -= about.n_total[:, None] * cumulative_positives
@@ -198,14 +234,15 @@ def best_cuts(cumulative_positives: Floats, cumulative_totals: Floats, about: Mo
     np.maximum(below, 1.0, out=below)
     strength = lever * lever
     strength /= below
-    level = strength.argmax(axis=1)
-    rows = np.arange(len(level))
-    level = np.where(strength[rows, level] > 0, level, N_LEVELS - 1)
-    direction = np.where(lever[rows, level] < 0, -1, 1).astype(np.int8)
-    following = np.count_nonzero(cumulative_totals <= cumulative_totals[rows, level][:, None], axis=1)
-    threshold = (level + np.minimum(following, N_LEVELS)) // 2 + 0.5
-    threshold = np.where(following >= N_LEVELS, N_LEVELS - 0.5, threshold)
-    return Cuts(threshold, direction)
+    column = strength.argmax(axis=1)
+    rows = np.arange(len(column))
+    informed = strength[rows, column] > 0
+    direction = np.where(informed & (lever[rows, column] > 0), 1, -1).astype(np.int8)
+    following = np.count_nonzero(cumulative_totals <= cumulative_totals[rows, column][:, None], axis=1)
+    following = np.minimum(following, levels.shape[1] - 1)
+    threshold = np.floor(0.5 * (levels[rows, column] + levels[rows, following])) + 0.5
+    # A neuron without information never fires.
+    return Cuts(np.where(informed, threshold, -0.5), direction)
 
 
 def mutual_information(cumulative_positives: Floats, cumulative_totals: Floats, about: Moments) -> Floats:
@@ -214,12 +251,12 @@ def mutual_information(cumulative_positives: Floats, cumulative_totals: Floats, 
     The plug-in estimate on 256 levels would mostly measure the number of levels: its bias is about
     (levels − 1)/(2n). Bins end at the levels where the cumulative frequency reaches q/16.
     """
-    n_rows = len(about.n_total)
+    n_rows, n_columns = cumulative_totals.shape
     targets = about.n_total[:, None] * (np.arange(1, N_BINS) / N_BINS)
     lift = 2.0 * (about.n_total.max(initial=1.0) + 1.0) * np.arange(n_rows)[:, None]
     flat = (cumulative_totals + lift).ravel()
-    ends = np.searchsorted(flat, (targets + lift).ravel()).reshape(n_rows, -1) - np.arange(n_rows)[:, None] * N_LEVELS
-    ends = np.concatenate([np.minimum(ends, N_LEVELS - 1), np.full((n_rows, 1), N_LEVELS - 1)], axis=1)
+    ends = np.searchsorted(flat, (targets + lift).ravel()).reshape(n_rows, -1) - np.arange(n_rows)[:, None] * n_columns
+    ends = np.concatenate([np.minimum(ends, n_columns - 1), np.full((n_rows, 1), n_columns - 1)], axis=1)
     at = np.arange(n_rows)[:, None]
     in_bin = np.diff(cumulative_totals[at, ends], axis=1, prepend=0.0)
     positive = np.diff(cumulative_positives[at, ends], axis=1, prepend=0.0)

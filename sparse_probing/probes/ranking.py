@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparse_probing.errors import InputError
 from sparse_probing.probes.counts import count_levels, quantise
 from sparse_probing.probes.data import ProbeData
-from sparse_probing.probes.levels import moments, mutual_information
+from sparse_probing.probes.levels import moments, mutual_information, power_sums
 from sparse_probing.probes.logistic import fit_logistic
 from sparse_probing.probes.single import NeuronScores
 
@@ -98,9 +98,9 @@ def _count_criterion(data: ProbeData, criterion: str) -> Floats:
     parts = []
     for start in range(0, data.n_neurons, 512):
         negative, positive = counted[:, start : start + 512].astype(np.float64)
-        about = moments(positive, negative + positive)
+        about = moments(power_sums(positive), power_sums(negative + positive))
         if criterion == "mi":
-            # Bins are cut from the level that speaks for the positive class, as in `single`.
+            # Bins are cut from the level that speaks most for the positive class, as in `single`.
             total, turned = negative + positive, about.mean_difference > 0
             positive[turned], total[turned] = positive[turned, ::-1], total[turned, ::-1]
             parts.append(mutual_information(np.cumsum(positive, axis=1), np.cumsum(total, axis=1), about))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,16 @@ from sparse_probing.probes.counts import (
     label_columns,
     quantise,
 )
-from sparse_probing.probes.levels import Cuts, best_cuts, fit_logistic, moments, mutual_information
+from sparse_probing.probes.levels import (
+    WIDTH_STEP,
+    Moments,
+    best_cuts,
+    compact,
+    fit_logistic,
+    moments,
+    mutual_information,
+    power_sums,
+)
 from sparse_probing.probes.metrics import curve_metrics, curve_metrics_cumulative, threshold_metrics
 from sparse_probing.probes.splits import group_split
 from sparse_probing.schemas import CLASSIFICATION_METRICS, SPLITS
@@ -183,13 +192,7 @@ def score_features(
 
     def score(neurons: slice) -> dict[str, NDArray[Any]]:
         room = rooms.pop()
-        width = neurons.stop - neurons.start
-        for code, counted in enumerate(count_tables(table, columns, neurons)):
-            for feature in range(n_features):
-                rows = slice(feature * width, (feature + 1) * width)
-                room.positives[code][rows] = counted[:, :, columns.positive[feature]]
-                room.totals[code][rows] = counted[:, :, columns.labelled[feature]]
-        scored = _score_block(room, n_features * width, c)
+        scored = _score_chunk(count_tables(table, columns, neurons), columns.positive, columns.labelled, room, c)
         rooms.append(room)
         return scored
 
@@ -225,11 +228,9 @@ def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
     for start in range(0, counts.n_neurons, _BLOCK_ROWS):
         neurons = slice(start, min(start + _BLOCK_ROWS, counts.n_neurons))
         width = neurons.stop - start
-        for code in range(len(SPLITS)):
-            negative, positive = counts.counts[code, :, neurons]
-            room.positives[code][:width] = positive
-            room.totals[code][:width] = positive + negative
-        result.place(neurons, _score_block(room, width, c), slice(0, width))
+        negative, positive = np.moveaxis(counts.counts[:, :, neurons], 1, 0).astype(np.float64)
+        tables = list(np.stack([negative + positive, positive], axis=-1))
+        result.place(neurons, _score_chunk(tables, (1,), (0,), room, c), slice(0, width))
     return _assemble(result.arrays, counts.offset, counts.scale, sizes)
 
 
@@ -273,23 +274,55 @@ def _class_sizes(labels: NDArray[np.int8], split: NDArray[np.int8]) -> NDArray[n
     return np.asarray(np.moveaxis(np.array(per_split), -1, 0), np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Compact counts of one split and their sums along the columns, (n_rows, n_columns) each."""
+
+    positives: Floats
+    totals: Floats
+    summed_positives: Floats
+    summed_totals: Floats
+
+    def pick(self, rows: NDArray[np.intp]) -> _Table:
+        """A copy of some rows."""
+        return _Table(self.positives[rows], self.totals[rows], self.summed_positives[rows], self.summed_totals[rows])
+
+    def ranked(self, work: Floats | None = None) -> dict[str, Floats]:
+        """Score metrics, the score falling along the columns."""
+        return curve_metrics_cumulative(self.positives, self.totals, self.summed_positives, self.summed_totals, work)
+
+
 class _Workspace:
-    """Level tables of one block, (n_rows, 256) each, kept from block to block: fresh memory costs more than the sums."""
+    """Memory for the compact tables of one chunk, kept from chunk to chunk: fresh memory costs more than the sums."""
 
     def __init__(self, n_rows: int) -> None:
-        shape = (n_rows, N_LEVELS)
-        self.positives = [np.empty(shape) for _ in SPLITS]
-        self.totals = [np.empty(shape) for _ in SPLITS]
-        self.summed = [(np.empty(shape), np.empty(shape)) for _ in SPLITS]
-        self.whole = np.empty(shape, np.int64)
-        self.work = np.empty(shape)
+        self._flat = [np.empty(n_rows * N_LEVELS) for _ in range(4 * len(SPLITS) + 1)]
+        self._whole = np.empty(n_rows * N_LEVELS, np.int64)
 
-    def accumulate(self, values: Floats, out: Floats) -> None:
-        """Cumulative sums of counts along the levels; in integers, which is several times faster than in floats."""
-        whole = self.whole[: len(values)]
-        np.copyto(whole, values, casting="unsafe")
-        np.cumsum(whole, axis=1, out=whole)
-        np.copyto(out, whole)
+    def gather(
+        self, counted: list[NDArray[Any]], positive: NDArray[np.intp], labelled: int, cells: NDArray[np.intp]
+    ) -> tuple[list[_Table], Floats]:
+        """Compact tables of (n_features, n_neurons, n_columns) cells of each split's counts, and scratch of their shape.
+
+        Cells number (neuron, level); `positive` is each feature's column of the counts, `labelled` the one they share.
+        """
+        shape = (cells.shape[0] * cells.shape[1], cells.shape[2])
+        free = [flat[: cells.size].reshape(shape) for flat in self._flat]
+        whole = self._whole[: cells.size].reshape(shape)
+        cells = cells * counted[0].shape[-1]
+        at_positive, at_labelled = (cells + positive[:, None, None]).reshape(shape), (cells + labelled).reshape(shape)
+        tables = []
+        for code, table in enumerate(counted):
+            p, t, summed_p, summed_t = free[4 * code : 4 * code + 4]
+            for where, part, summed in ((at_positive, p, summed_p), (at_labelled, t, summed_t)):
+                taken = table.reshape(-1).take(where)
+                np.copyto(part, taken)
+                # In integers, which is several times faster than in floats.
+                np.copyto(whole, taken, casting="unsafe")
+                np.cumsum(whole, axis=1, out=whole)
+                np.copyto(summed, whole)
+            tables.append(_Table(p, t, summed_p, summed_t))
+        return tables, free[-1]
 
 
 class _Results:
@@ -306,85 +339,132 @@ class _Results:
             self.arrays[name][neurons] = value[rows]
 
 
-def _score_block(room: _Workspace, n_rows: int, c: float) -> dict[str, NDArray[Any]]:
-    """All quantities of the first `n_rows` rows of a workspace, in units of levels, under flat names.
+def _score_chunk(
+    counted: list[NDArray[Any]], positive: tuple[int, ...], labelled: tuple[int, ...], room: _Workspace, c: float
+) -> dict[str, NDArray[Any]]:
+    """All quantities of (feature, neuron) rows, feature by feature, in units of levels, under flat names.
 
-    Rows whose positives lie higher are turned round first, so that everywhere below a lower level speaks for the
-    positive class: the fitted slope has the sign of the mean difference, and cumulative sums run along the falling score.
+    Levels that do not occur are left out, and rows are turned so that their first columns speak for the positive class:
+    the fitted slope has the sign of the mean difference, and cumulative sums run along the falling score. Rows are worked
+    on together with others of about as many levels; their results do not depend on which.
+
+    Parameters
+    ----------
+    counted:
+        (n_neurons, 256, n_columns) for each split (see `counts.count_tables`).
+    positive, labelled:
+        Each feature's columns.
     """
-    positives, totals = [part[:n_rows] for part in room.positives], [part[:n_rows] for part in room.totals]
-    summed = [(p[:n_rows], t[:n_rows]) for p, t in room.summed]
-    plain = moments(positives[0], totals[0])
-    up = plain.mean_difference > 0
-    turned = np.flatnonzero(up)
-    for code in range(len(SPLITS)):
-        for part, cumulative in zip((positives[code], totals[code]), summed[code], strict=True):
-            part[turned] = part[turned, ::-1]
-            room.accumulate(part, cumulative)
-    about = replace(
-        plain,
-        mean=np.where(up, N_LEVELS - 1 - plain.mean, plain.mean),
-        mean_difference=-np.abs(plain.mean_difference),
+    n_features, n_neurons = len(positive), counted[0].shape[0]
+    sums = np.moveaxis(power_sums(np.moveaxis(counted[0], 1, 2).astype(np.float64)), 1, 0)
+    about = moments(sums[list(positive)].reshape(-1, 3), sums[list(labelled)].reshape(-1, 3))
+    up = about.mean_difference > 0
+    out: dict[str, NDArray[Any]] = {}
+    for column in sorted(set(labelled)):
+        alike = np.flatnonzero(np.array(labelled) == column)
+        occupied = (counted[0][:, :, column] + counted[1][:, :, column] + counted[2][:, :, column]) > 0
+        width = -(-np.count_nonzero(occupied, axis=1) // WIDTH_STEP) * WIDTH_STEP
+        for one in np.unique(width):
+            neurons = np.flatnonzero(width == one)
+            rows = (alike[:, None] * n_neurons + neurons).ravel()
+            turned = up[rows].reshape(len(alike), -1).astype(np.intp)
+            place = np.arange(len(neurons))
+            both_columns, both_levels = compact(occupied[neurons], int(one))
+            cells = both_columns[turned, place] + (neurons * N_LEVELS)[:, None]
+            levels = both_levels[turned, place].reshape(len(rows), -1)
+            tables, work = room.gather(counted, np.array(positive)[alike], column, cells)
+            for name, value in _score_rows(tables, levels, _pick(about, rows, up[rows]), c, work).items():
+                if name not in out:
+                    out[name] = np.empty(n_features * n_neurons, value.dtype)
+                out[name][rows] = value
+    sign, top = np.where(up, -1.0, 1.0), np.where(up, N_LEVELS - 1.0, 0.0)
+    out["intercept"] += out["slope"] * top
+    out["slope"] *= sign
+    out["threshold"] = top + sign * out["threshold"]
+    out["direction"] = (out["direction"] * sign).astype(np.int8)
+    return out | {"std": about.std, "mean_difference": about.mean_difference, "f_statistic": about.f_statistic}
+
+
+def _pick(about: Moments, rows: NDArray[np.intp], up: NDArray[np.bool_]) -> Moments:
+    """Moments of some rows, of the levels as `compact` counts them."""
+    mean = about.mean[rows]
+    return Moments(
+        n_positive=about.n_positive[rows],
+        n_total=about.n_total[rows],
+        mean=np.where(up, N_LEVELS - 1 - mean, mean),
+        std=about.std[rows],
+        mean_difference=-np.abs(about.mean_difference[rows]),
+        f_statistic=about.f_statistic[rows],
     )
-    fit = fit_logistic(positives[0], totals[0], *summed[0], about, c)
-    cuts = best_cuts(*summed[0], about)
-    sign = np.where(up, -1.0, 1.0)
-    top = np.where(up, N_LEVELS - 1.0, 0.0)
+
+
+def _score_rows(
+    tables: list[_Table], levels: Floats, about: Moments, c: float, work: Floats
+) -> dict[str, NDArray[Any]]:
+    """Fits, cuts and metrics of rows with compact tables, for levels as `compact` counts them."""
+    train = tables[0]
+    sums = train.summed_positives, train.summed_totals
+    fit = fit_logistic(train.positives, train.totals, *sums, levels, about, c)
+    cuts = best_cuts(*sums, levels, about)
     out: dict[str, NDArray[Any]] = {
-        "intercept": fit.intercept + fit.slope * top,
-        "slope": fit.slope * sign,
+        "intercept": fit.intercept,
+        "slope": fit.slope,
         "converged": fit.converged,
-        "threshold": top + sign * cuts.threshold,
-        "direction": (cuts.direction * sign).astype(np.int8),
-        "std": about.std,
-        "mean_difference": plain.mean_difference,
-        "f_statistic": about.f_statistic,
-        "mutual_information": mutual_information(*summed[0], about),
+        "threshold": cuts.threshold,
+        "direction": cuts.direction,
+        "mutual_information": mutual_information(*sums, about),
     }
     # Without a slope the score is 0 everywhere: never positive, one tie.
     flat = fit.slope == 0
     crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, -1.0, fit.slope))
-    counts = np.stack([_below(crossing, *part) for part in summed])
-    best = np.stack([_beyond(cuts, *part) for part in summed])
-    at_fit, at_best = (threshold_metrics(*np.moveaxis(part, 1, 0)) for part in (counts, best))
-    other = np.flatnonzero((cuts.direction > 0) | flat)
-    level = np.flatnonzero(flat)
-    for code, name in enumerate(SPLITS):
-        tables = (positives[code], totals[code], *summed[code])
-        ranked = curve_metrics_cumulative(*tables, work=room.work[:n_rows])
+    n_below = np.count_nonzero(levels < crossing[:, None], axis=1)
+    n_below_cut = np.count_nonzero(levels < cuts.threshold[:, None], axis=1)
+    at_fit = threshold_metrics(*np.stack([_first(n_below, part) for part in tables], axis=1))
+    confusion = np.stack([_first(n_below_cut, part) for part in tables], axis=1)
+    tp, fp, fn, tn = confusion
+    swapped = np.stack([fn, tn, tp, fp])
+    at_best = threshold_metrics(*np.where(cuts.direction < 0, confusion, swapped))
+    other, level = np.flatnonzero((cuts.direction > 0) | flat), np.flatnonzero(flat)
+    for name, part, fitted, best in zip(SPLITS, tables, _by_split(at_fit), _by_split(at_best), strict=True):
+        ranked = part.ranked(work)
         ranked_best = {metric: value.copy() for metric, value in ranked.items()}
         if len(other):
-            direction = cuts.direction[other]
-            p, t = (part[other] for part in tables[:2])
-            p[direction > 0], t[direction > 0] = p[direction > 0, ::-1], t[direction > 0, ::-1]
-            for metric, value in curve_metrics(p, t).items():
+            for metric, value in _along(cuts.direction[other], part.pick(other)).items():
                 ranked_best[metric][other] = value
         if len(level):
-            p, t = (part[level, -1:] for part in summed[code])
-            for metric, value in curve_metrics(p, t).items():
+            for metric, value in curve_metrics(
+                part.summed_positives[level, -1:], part.summed_totals[level, -1:]
+            ).items():
                 ranked[metric][level] = value
         for metric in CLASSIFICATION_METRICS:
-            out[f"{name}/{metric}"] = ranked[metric] if metric in ranked else at_fit[metric][code]
-            out[f"{name}/best/{metric}"] = ranked_best[metric] if metric in ranked else at_best[metric][code]
+            out[f"{name}/{metric}"] = (fitted | ranked)[metric]
+            out[f"{name}/best/{metric}"] = (best | ranked_best)[metric]
     return out
 
 
-def _below(threshold: Floats, cumulative_p: Floats, cumulative_t: Floats) -> Floats:
-    """(4, n_rows) true and false positives, false and true negatives of "positive where level < threshold"."""
-    rows = np.arange(len(threshold))
-    last = np.clip(np.ceil(threshold) - 1.0, -1, N_LEVELS - 1).astype(np.intp)
-    some = last >= 0
-    last = np.maximum(last, 0)
-    tp = np.where(some, cumulative_p[rows, last], 0.0)
-    predicted = np.where(some, cumulative_t[rows, last], 0.0)
+def _first(n_columns: NDArray[np.intp], table: _Table) -> Floats:
+    """(4, n_rows) true and false positives, false and true negatives of "positive in the first columns"."""
+    cumulative_p, cumulative_t = table.summed_positives, table.summed_totals
+    rows, last = np.arange(len(n_columns)), np.maximum(n_columns - 1, 0)
+    tp = np.where(n_columns > 0, cumulative_p[rows, last], 0.0)
+    predicted = np.where(n_columns > 0, cumulative_t[rows, last], 0.0)
     positive, total = cumulative_p[:, -1], cumulative_t[:, -1]
     return np.stack([tp, predicted - tp, positive - tp, total - positive - predicted + tp])
 
 
-def _beyond(cuts: Cuts, cumulative_p: Floats, cumulative_t: Floats) -> Floats:
-    """`_below` of a cut, with the predictions swapped where its direction points to higher levels."""
-    tp, fp, fn, tn = below = _below(cuts.threshold, cumulative_p, cumulative_t)
-    return np.where(cuts.direction < 0, below, np.stack([fn, tn, tp, fp]))
+def _by_split(metrics: dict[str, Floats]) -> list[dict[str, Floats]]:
+    return [{name: value[code] for name, value in metrics.items()} for code in range(len(SPLITS))]
+
+
+def _along(direction: NDArray[np.int8], table: _Table) -> dict[str, Floats]:
+    """Score metrics of rows whose score falls along the columns (direction −1) or rises (+1); overwrites the table."""
+    back = np.flatnonzero(direction > 0)
+    for part, summed in ((table.positives, table.summed_positives), (table.totals, table.summed_totals)):
+        part[back] = part[back, ::-1]
+        turned = summed[back, -1:] - summed[back, ::-1]
+        turned += part[back]
+        summed[back] = turned
+    return table.ranked()
 
 
 def _assemble(

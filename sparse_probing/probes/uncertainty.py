@@ -222,6 +222,7 @@ def permute_labels(
     *,
     split: ArrayLike,
     n_permutations: int = 200,
+    max_rows: int | None = None,
     rng: np.random.Generator | int = 0,
 ) -> LabelPermutations:
     """Permute training labels in ways that leave their law unchanged where a feature says nothing about activations.
@@ -238,6 +239,9 @@ def permute_labels(
         (n_samples, n_features) or (n_samples,) +1, -1, 0 for not labelled.
     groups:
         (n_samples,); each sample its own group if None.
+    max_rows:
+        Training rows to use at most, drawn at random; all if None. The test stays valid on fewer rows and loses power; its
+        cost is proportional to them wherever labels vary inside groups.
 
     Raises
     ------
@@ -251,8 +255,11 @@ def permute_labels(
     names = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if len(names) != len(labels):
         raise DataError(f"{len(labels)} labels with {len(names)} groups; expected one each.")
-    group = np.unique(names[rows], return_inverse=True)[1].reshape(-1)
     generator = np.random.default_rng(rng)
+    if max_rows is not None and max_rows < len(rows):
+        rows = np.sort(generator.choice(rows, max_rows, replace=False))
+        check_classes(labels[rows], codes[rows])
+    group = np.unique(names[rows], return_inverse=True)[1].reshape(-1)
     seeds = generator.integers(0, 2**63, size=2)
     # Features share their permutations, so that features labelled alike are exchanged alike.
     built = [_permute_one(labels[rows, f], group, n_permutations, seeds) for f in range(labels.shape[1])]

@@ -193,6 +193,13 @@ def test_one_plan_serves_all_layers(planted) -> None:
     np.testing.assert_array_equal(max_null(planted.X, permutations=plan).p_value, direct.p_value)
 
 
+def test_fewer_rows_still_show_a_strong_neuron(planted) -> None:
+    plan = permute_labels(planted.y, None, split=planted.split, n_permutations=99, max_rows=80, rng=3)
+    assert len(plan.rows) == 80
+    assert (planted.split[plan.rows] == 0).all()
+    assert max_null(planted.X, permutations=plan).p_value[0, 3] == pytest.approx(0.01)
+
+
 def test_benjamini_hochberg_equals_scipy() -> None:
     p = np.random.default_rng(0).random(200) ** 3
     np.testing.assert_allclose(benjamini_hochberg(p), false_discovery_control(p), atol=1e-12)
