@@ -66,7 +66,8 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
     """
     labels, probing = inputs.labels, inputs.probing
     arrays = _arrays(inputs, matrix)
-    scored = single.score_features(matrix.codes, labels.labels, labels.groups, **arrays)
+    # Layers run side by side already.
+    scored = single.score_features(matrix.codes, labels.labels, labels.groups, n_threads=1, **arrays)
     null = uncertainty.max_null(matrix.codes, permutations=inputs.permutations)
     # One change of basis serves all features.
     values = matrix.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -81,7 +82,12 @@ def test_kill_at_any_moment_then_the_same_tables(
     killed = 0
     for _ in range(4):
         child = subprocess.Popen(
-            command, cwd=ROOT, env=prefect_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            cwd=ROOT,
+            env=prefect_environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         # Let it come as far as writing something, then strike at a random moment of the work.
         deadline = time.monotonic() + 120
@@ -92,7 +98,8 @@ def test_kill_at_any_moment_then_the_same_tables(
             time.sleep(0.02)
         time.sleep(moments.uniform(0.0, 1.0))
         if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
+            # The ephemeral API server is a child of its own; it would outlive the command.
+            os.killpg(child.pid, signal.SIGKILL)
             killed += 1
         child.wait()
     assert killed, "the study ended before it could be killed once"
