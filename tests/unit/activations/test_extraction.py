@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from sparse_probing.activations import Selection, extract, extract_dataset
+from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.activations.extraction import activations_digest
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
@@ -185,8 +189,6 @@ def test_a_finished_artifact_is_found_and_left_alone(tmp_path: Path, resolved: R
 
 
 def test_what_decides_the_numbers_decides_the_digest(resolved: ResolvedModel) -> None:
-    from dataclasses import replace
-
     base = activations_digest(SPEC, resolved, "d1")
     assert activations_digest(SPEC.model_copy(update={"hook": "mlp.post"}), resolved, "d1") == base
     others = {
@@ -243,3 +245,44 @@ def test_bad_requests_leave_no_finished_artifact(tmp_path: Path, resolved: Resol
     assert all(
         find_manifest(child) is None for model in (root / "activations").children() for child in model.children()
     )
+
+
+def test_out_of_memory_halves_the_batches_says_so_and_changes_no_number(
+    tmp_path: Path, resolved: ResolvedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = random_sequences(N_SEQUENCES)
+    dataset = write_dataset(tmp_path / "dataset", sequences, labelled(sequences))
+    whole = stored(extract_dataset(dataset, resolved, SPEC, root=Location.open(tmp_path / "whole")))
+    run = Capture.run
+
+    def small_device(self: Capture, batch: TokenBatch) -> dict[str, torch.Tensor]:
+        if batch.shape[0] * batch.shape[1] > 30:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(self, batch)
+
+    monkeypatch.setattr(Capture, "run", small_device)
+    folder = extract_dataset(dataset, resolved, SPEC, root=Location.open(tmp_path / "small"))
+    np.testing.assert_allclose(stored(folder), whole, rtol=1e-5, atol=1e-6)
+    assert min(read_manifest(folder).facts["batch_tokens"]) == 24
+    long = write_dataset(tmp_path / "long", [np.arange(2, 40, dtype=np.int32)], [(0, 3)], digest="cd" * 32)
+    with pytest.raises(InputError, match="single sequence does not fit"):
+        extract_dataset(long, resolved, SPEC, root=Location.open(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_machines_that_share_an_extraction_make_what_one_makes(
+    tmp_path: Path, resolved: ResolvedModel, dtype: str
+) -> None:
+    sequences = random_sequences(60)
+    dataset = write_dataset(tmp_path / "dataset", sequences, labelled(sequences))
+    spec = ExtractionSpec(storage_dtype=dtype, shard_tokens=60, batch_tokens=48, calibration_rows=60)
+    alone = extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / "alone"))
+    with ThreadPoolExecutor(3) as pool:
+        root = Location.open(tmp_path / "shared")
+        parts = [pool.submit(extract_dataset, dataset, resolved, spec, root=root, shard=(i, 3)) for i in range(3)]
+        folders = {part.result().path for part in parts}
+    assert len(folders) == 1
+    shared = Location.open(folders.pop())
+    assert read_manifest(shared).files == read_manifest(alone).files
+    with pytest.raises(InputError, match="Shard 3 of 3"):
+        extract_dataset(dataset, resolved, spec, root=root, shard=(3, 3))
