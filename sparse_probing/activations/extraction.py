@@ -47,7 +47,7 @@ Progress = Callable[[int, int], None]
 
 _TORCH_DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
 # Shards in the air: one being filled, the others being copied and written.
-_BUFFERS = {"cpu": 2, "cuda": 3}
+BUFFERS = {"cpu": 2, "cuda": 3}
 # After running out of memory, batches grow again once this many shards went well.
 _SHARDS_BEFORE_RAISE = 8
 # How long a part of a shared extraction waits for the others to stage their share.
@@ -126,7 +126,12 @@ def extract_dataset(
         return folder
     started = time.perf_counter()
     model = load_model(resolved, device=choose_device(device))
-    corpus = read_corpus(dataset, bos_token_id=getattr(getattr(model, "config", None), "bos_token_id", None))
+    corpus = read_corpus(
+        dataset,
+        bos_token_id=getattr(getattr(model, "config", None), "bos_token_id", None),
+        next_token=spec.next_token,
+        positions=spec.positions,
+    )
     with _Extraction(model, corpus, spec, folder) as extraction:
         extraction.run(progress or (lambda done, total: None), part, n_parts)
     try:
@@ -260,6 +265,8 @@ class _Extraction:
             "hook": self.hook,
             "pooling": self.corpus.pooling,
             "mask_rule": MASK_RULE,
+            "next_token": spec.next_token,
+            "positions": spec.positions,
             "model": resolved.short_name,
             "model_id": resolved.id,
             "revision": resolved.revision,
@@ -448,7 +455,7 @@ class _Extraction:
     def _buffer(self) -> _Buffer:
         """A free buffer: waits for the background when all are in the air, and raises what failed there."""
         self._collect(wait=False)
-        if self._made < _BUFFERS[self.device.type] and self._free.empty():
+        if self._made < BUFFERS[self.device.type] and self._free.empty():
             self._made += 1
             largest = max(shard.n_rows for shard in self.shards)
             n_batches = max(len(shard.sequences) for shard in self.shards)

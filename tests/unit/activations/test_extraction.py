@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -286,3 +287,53 @@ def test_machines_that_share_an_extraction_make_what_one_makes(
     assert read_manifest(shared).files == read_manifest(alone).files
     with pytest.raises(InputError, match="Shard 3 of 3"):
         extract_dataset(dataset, resolved, spec, root=root, shard=(3, 3))
+
+
+def test_next_token_reads_the_position_before_and_keeps_the_label_s_row(
+    tmp_path: Path, resolved: ResolvedModel
+) -> None:
+    sequences = random_sequences(12)
+    dataset = write_dataset(tmp_path / "dataset", sequences, [(i, p) for i in range(12) for p in (0, 1, 3)])
+    folder = extract_dataset(
+        dataset, resolved, SPEC.model_copy(update={"next_token": True}), root=Location.open(tmp_path)
+    )
+    rows = read_table(folder / "rows.parquet").to_pydict()
+    assert list(zip(rows["seq_id"], rows["position"], strict=True)) == [(i, p) for i in range(12) for p in (1, 3)]
+    wanted = reference(resolved, sequences, [(i, p - 1, p) for i in range(12) for p in (1, 3)], "none")
+    np.testing.assert_allclose(stored(folder), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_all_positions_are_those_that_pooling_could_use(tmp_path: Path, resolved: ResolvedModel) -> None:
+    sequences = random_sequences(12)
+    sequences[4][0] = 0
+    ranges = [(0, len(tokens) - 1) for tokens in sequences]
+    dataset = write_dataset(tmp_path / "dataset", sequences, [(1, 2)], ranges=ranges)
+    folder = extract_dataset(
+        dataset, resolved, SPEC.model_copy(update={"positions": "all"}), root=Location.open(tmp_path)
+    )
+    rows = read_table(folder / "rows.parquet").to_pydict()
+    wanted = [(i, p) for i, s in enumerate(sequences) for p in range(1 if i == 4 else 0, len(s) - 1)]
+    assert list(zip(rows["seq_id"], rows["position"], strict=True)) == wanted
+    assert stored(folder).shape == (3, len(wanted), 48)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are POSIX")
+def test_a_disk_that_takes_no_more_gives_a_clear_error_and_no_finished_artifact(
+    tmp_path: Path, resolved: ResolvedModel
+) -> None:
+    import resource
+
+    sequences = random_sequences(N_SEQUENCES)
+    dataset = write_dataset(tmp_path / "dataset", sequences, labelled(sequences))
+    root = Location.open(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(ArtifactError, match=r"Cannot write .*part-.*Free space"):
+            extract_dataset(dataset, resolved, SPEC, root=root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    folder = next(next((root / "activations").children()).children())
+    assert find_manifest(folder) is None
+    assert extract_dataset(dataset, resolved, SPEC, root=root) == folder
+    verify_files(folder, read_manifest(folder))
