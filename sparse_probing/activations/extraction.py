@@ -52,8 +52,8 @@ BUFFERS = {"cpu": 2, "cuda": 3}
 _SHARDS_BEFORE_RAISE = 8
 # How long a part of a shared extraction waits for the others to stage their share.
 _WAIT_SECONDS = 3600.0
-# Values encoded at a time: on a processor what fits its cache, on a GPU what makes few calls.
-_ENCODE_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}
+# Values encoded at a time: on a processor what stays in its cache, on a GPU what makes few calls.
+_ENCODE_VALUES = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 def activations_digest(spec: ExtractionSpec, resolved: ResolvedModel, dataset_digest: str) -> str:
@@ -489,18 +489,23 @@ class _Encoder:
     @torch.inference_mode()
     def encode(self, values: torch.Tensor, out: torch.Tensor) -> None:
         """Encode (n_layers, n_rows, n_neurons) into `out`."""
-        step = max(1, self._chunk // max(1, values[0].numel()))
-        for first in range(0, len(values), step):
-            part = slice(first, first + step)
-            if self._parts:
-                result = encode(values[part], *(tensor[part] for tensor in self._parts))
-                out[part] = result.codes
-                self._n_clipped[part] += result.n_clipped
-                torch.maximum(self._max_error[part], result.max_error, out=self._max_error[part])
-            elif self.dtype == torch.float16:
-                out[part] = to_float16(values[part])
-            else:
-                out[part] = values[part]
+        n_layers, n_rows, n_neurons = values.shape
+        rows = max(1, min(n_rows, self._chunk // n_neurons))
+        step = max(1, self._chunk // (rows * n_neurons))
+        for first in range(0, n_layers, step):
+            layers = slice(first, first + step)
+            parts = [tensor[layers] for tensor in self._parts]
+            for top in range(0, n_rows, rows):
+                part = (layers, slice(top, top + rows))
+                if parts:
+                    result = encode(values[part], *parts)
+                    out[part] = result.codes
+                    self._n_clipped[layers] += result.n_clipped
+                    torch.maximum(self._max_error[layers], result.max_error, out=self._max_error[layers])
+                elif self.dtype == torch.float16:
+                    out[part] = to_float16(values[part])
+                else:
+                    out[part] = values[part]
 
     def losses(self) -> list[torch.Tensor]:
         """Rows clipped and largest error so far, or nothing where nothing was quantised."""

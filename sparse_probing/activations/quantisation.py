@@ -15,15 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 LEVELS = 255
+# Half a step and the rounding of float32 at 255 steps.
+_HALF_STEP = 0.5002
 FLOAT16_MAX = 65504.0
+_CONSTANT = np.float32(1e30)
 
 
 @dataclass(frozen=True)
 class Ranges:
     """Quantisation of every neuron, each of shape (n_layers, n_neurons).
 
-    Float32 but for `origin`, which is uint8. `inverse` is 1 / scale, and 0 for a neuron that was constant in training:
-    its scale is 0 and its level always 0.
+    Float32 but for `origin`, which is uint8. `inverse` is 1 / scale. A neuron that was constant in training has scale 0
+    and a huge inverse: its constant has level 0, anything else counts as clipped, and every level decodes to the constant.
     """
 
     offset: NDArray[np.float32]
@@ -49,16 +52,16 @@ def ranges_from_extremes(low: NDArray[np.floating], high: NDArray[np.floating], 
     scale = ((high.astype(np.float32) - offset) / np.float32(LEVELS)).astype(np.float32)
     # A range so small that 1 / scale overflows is as good as constant.
     scale[scale < np.finfo(np.float32).tiny * 4] = 0
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
-    origin = np.clip(np.rint((mean - offset) * inverse), 0, LEVELS).astype(np.uint8)
+    inverse = np.divide(np.float32(1), scale, out=np.full_like(scale, _CONSTANT), where=scale > 0)
+    origin = np.where(scale > 0, np.clip(np.rint((mean - offset) * inverse), 0, LEVELS), 0).astype(np.uint8)
     return Ranges(offset=offset, scale=scale, inverse=inverse, origin=origin)
 
 
 def to_float16(values: torch.Tensor) -> torch.Tensor:
     """Round to float16; what is too large becomes the largest float16 instead of infinity. NaN stays NaN."""
-    if values.dtype != torch.float16:
-        values = values.clamp(-FLOAT16_MAX, FLOAT16_MAX)
-    return values.to(torch.float16).clamp_(-FLOAT16_MAX, FLOAT16_MAX)
+    if values.dtype == torch.float16:
+        return values.clamp(-FLOAT16_MAX, FLOAT16_MAX)
+    return values.float().clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,15 @@ def encode(
     offset, scale, inverse, origin:
         (…, n_neurons), as in `Ranges`, on the same device.
     """
-    exact = to_float16(values).float()
-    offset, scale, inverse = offset.unsqueeze(-2), scale.unsqueeze(-2), inverse.unsqueeze(-2)
-    levels = (exact - offset).mul_(inverse).round_().clamp_(0, LEVELS)
-    error = (levels * scale).add_(offset).sub_(exact).abs_()
-    # A value inside the range is off by at most half a step: what is off by more was clamped.
-    clipped = error > 0.5001 * scale + 2.0**-21 * (offset.abs() + LEVELS * scale)
+    steps = to_float16(values).float().sub_(offset.unsqueeze(-2)).mul_(inverse.unsqueeze(-2))
+    levels = steps.round().clamp_(0, LEVELS)
+    # In steps: a value inside the range is off by at most half of one, what is off by more was clamped.
+    error = steps.sub_(levels).abs_()
+    n_clipped = (error > _HALF_STEP).sum(dim=-2, dtype=torch.int32)
+    # The second term is large below half a step and negative above: a mask, but several times as fast as one.
+    inside = torch.minimum(error, (_HALF_STEP - error).mul_(1e4))
     return Encoded(
         codes=levels.to(torch.uint8).sub_(origin.unsqueeze(-2)),
-        n_clipped=clipped.sum(dim=-2, dtype=torch.int32),
-        max_error=error.masked_fill_(clipped, 0).amax(dim=-2),
+        n_clipped=n_clipped,
+        max_error=inside.amax(dim=-2).clamp_min_(0).mul_(scale),
     )
