@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -28,15 +29,17 @@ from sparse_probing.models.loading import load_tokenizer, resolve_model
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
 from sparse_probing.store.matrices import pack_rows, read_layer, unpack_rows
+from sparse_probing.store.parquet import read_table
 
 REPEATS = 5
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Median over a few repeats, after one that is not counted."""
+def seconds(work: Callable[[], Any], before: Callable[[], None] = lambda: None) -> float:
+    """Median over a few repeats, after one that is not counted; `before` each of them is not counted either."""
     work()
     taken = []
     for _ in range(REPEATS):
+        before()
         started = time.perf_counter()
         work()
         taken.append(time.perf_counter() - started)
@@ -111,6 +114,21 @@ def bench_candidate(codes: NDArray[Any], kind: str, options: dict[str, Any]) -> 
     return len(sink.getvalue()), write_seconds, seconds(read)
 
 
+def origins(folder: Location, layer: int) -> NDArray[np.uint8]:
+    """The origin of each neuron of a layer."""
+    table = read_table(folder / "quantisation.parquet")
+    found: NDArray[np.uint8] = table.column("origin").to_numpy()[table.column("layer").to_numpy() == layer]
+    return found
+
+
+def forget(paths: list[Path]) -> None:
+    """Ask the system to drop files from its cache."""
+    for path in paths:
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def main() -> None:
     """Extract real activations, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,7 +152,16 @@ def main() -> None:
         print("| stored as | column | encoding, compression | of raw float16 | write MB/s | read MB/s |")
         print("|---|---|---|---:|---:|---:|")
         for dtype, folder in folders.items():
-            codes = [read_layer(folder, layer).codes for layer in layers]
+            levels = [read_layer(folder, layer).codes for layer in layers]
+            codes = (
+                levels
+                if dtype == "float16"
+                else [layer_codes - origins(folder, layer) for layer, layer_codes in zip(layers, levels, strict=True)]
+            )
+            if dtype == "uint8":
+                writer = {"compression": "zstd", "compression_level": 1}
+                size = statistics.median(bench_candidate(layer, "binary", writer)[0] for layer in levels)
+                print(f"| uint8 | binary, levels without origins | zstd 1 | {size / codes[0].size / 2:.3f} | | |")
             for kind, label, writer in candidates(dtype):
                 found = [bench_candidate(layer, kind, writer) for layer in codes]
                 size, write, read = (statistics.median(column) for column in zip(*found, strict=True))
@@ -149,15 +176,21 @@ def _bench_reading(folder: Location, layers: tuple[int, ...], temporary: Path) -
     manifest = read_manifest(folder)
     size = sum(entry.size_bytes for name, entry in manifest.files.items() if name.startswith("layer="))
     codes = read_layer(folder, layers[0]).codes
-    np.save(temporary / "raw.npy", codes)
-    load = seconds(lambda: np.load(temporary / "raw.npy"))
-    verified = seconds(lambda: read_layer(folder, layers[0]))
-    trusting = seconds(lambda: read_layer(folder, layers[0], verify=False))
+    raw = temporary / "raw.npy"
+    np.save(raw, codes)
     print(f"\nuint8 on disk against raw float16: {size / (codes.size * 2 * len(layers)):.3f} (target at most 0.45)")
-    print(f"numpy.load {codes.nbytes / load / 1e6:.0f} MB/s")
-    print(
-        f"read_layer against numpy.load: {load / trusting:.2f}, with digests checked {load / verified:.2f} (target 0.5)"
-    )
+    print("| reading one layer as a matrix | MB/s | against numpy.load |")
+    print("|---|---:|---:|")
+    parts = sorted((Path(folder.path) / f"layer={layers[0]:02d}").glob("*.parquet"))
+    for state, before in (("in the cache", lambda: None), ("from disk", lambda: forget([raw, *parts]))):
+        load = seconds(lambda: np.load(raw), before)
+        rows = {
+            "numpy.load": load,
+            "read_layer": seconds(lambda: read_layer(folder, layers[0], verify=False), before),
+            "read_layer, digests checked": seconds(lambda: read_layer(folder, layers[0]), before),
+        }
+        for name, taken in rows.items():
+            print(f"| {name}, {state} | {codes.nbytes / taken / 1e6:.0f} | {load / taken:.2f} |")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,12 @@ class ExtractionSpec(Spec):
 
     hook: str = Field(default="mlp.hook_post", description="Hook point; the customary names are accepted.")
     layers: tuple[int, ...] | None = Field(default=None, description="Layers to keep; all if absent.")
+    positions: Literal["labelled", "all"] = Field(
+        default="labelled", description="Positions that become rows where nothing is pooled; all: every poolable one."
+    )
+    next_token: bool = Field(
+        default=False, description="Read each row one position earlier: what the model holds before it sees the token."
+    )
     storage_dtype: Literal["uint8", "float16", "float32"] = "uint8"
     calibration_rows: int = Field(
         default=8192, ge=1, description="Training rows that the quantisation ranges are taken from, at most."

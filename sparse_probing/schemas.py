@@ -97,13 +97,14 @@ def activations(n_neurons: int, item_bytes: int) -> pa.Schema:
     )
 
 
-# One row per neuron of a layer: value = offset + scale * level.
+# One row per neuron of a layer: value = offset + scale * level, where level = (stored byte + origin) modulo 256.
 QUANTISATION = pa.schema(
     [
         _field("layer", pa.int32()),
         _field("neuron", pa.int32()),
         _field("offset", pa.float32()),
         _field("scale", pa.float32()),
+        _field("origin", pa.uint8()),
         _field("clipped_fraction", pa.float32()),
         _field("max_error", pa.float32()),
     ]

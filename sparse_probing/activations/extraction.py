@@ -36,7 +36,7 @@ from sparse_probing.activations.pooling import MASK_RULE
 from sparse_probing.activations.quantisation import Ranges, encode, to_float16
 from sparse_probing.activations.shards import Losses, ShardStore
 from sparse_probing.config import ExtractionSpec
-from sparse_probing.errors import DataError
+from sparse_probing.errors import ArtifactError, DataError, InputError
 from sparse_probing.models.hooks import canonical_hook, find_points, is_causal
 from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
 from sparse_probing.store.filesystem import Location
@@ -47,9 +47,13 @@ Progress = Callable[[int, int], None]
 
 _TORCH_DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
 # Shards in the air: one being filled, the others being copied and written.
-_BUFFERS = {"cpu": 2, "cuda": 3}
-# Values encoded at a time: on a processor what fits its cache, on a GPU what makes few calls.
-_ENCODE_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}
+BUFFERS = {"cpu": 2, "cuda": 3}
+# After running out of memory, batches grow again once this many shards went well.
+_SHARDS_BEFORE_RAISE = 8
+# How long a part of a shared extraction waits for the others to stage their share.
+_WAIT_SECONDS = 3600.0
+# Values encoded at a time: on a processor what stays in its cache, on a GPU what makes few calls.
+_ENCODE_VALUES = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 def activations_digest(spec: ExtractionSpec, resolved: ResolvedModel, dataset_digest: str) -> str:
@@ -78,6 +82,7 @@ def extract_dataset(
     root: Location,
     device: str = "auto",
     progress: Progress | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Location:
     """Extract the labelled rows of a finished dataset, or find them extracted already.
 
@@ -93,11 +98,14 @@ def extract_dataset(
         ``auto``, ``cpu`` or ``cuda``; recorded, not part of the digest.
     progress:
         Called with (tokens done, tokens in all) after each shard.
+    shard:
+        (i, n): do only the i-th of n parts, 0 ≤ i < n, so that machines with a common root share one extraction. All n
+        must run: quantisation waits until every part has staged its share. Whoever is last finishes the artifact.
 
     Returns
     -------
     Location
-        Folder of the finished activations artifact.
+        Folder of the activations artifact; finished, unless other parts of a shared extraction are still at work.
 
     Raises
     ------
@@ -111,14 +119,27 @@ def extract_dataset(
     dataset_digest = read_manifest(dataset).digest
     digest = activations_digest(spec, resolved, dataset_digest)
     folder = activations_folder(root, resolved, dataset_digest, digest)
+    part, n_parts = shard or (0, 1)
+    if not 0 <= part < n_parts:
+        raise InputError(f"Shard {part} of {n_parts} asked for; expected 0 ≤ i < n.", remedy="Count shards from 0.")
     if find_manifest(folder, digest=digest) is not None:
         return folder
     started = time.perf_counter()
     model = load_model(resolved, device=choose_device(device))
-    corpus = read_corpus(dataset, bos_token_id=getattr(getattr(model, "config", None), "bos_token_id", None))
+    corpus = read_corpus(
+        dataset,
+        bos_token_id=getattr(getattr(model, "config", None), "bos_token_id", None),
+        next_token=spec.next_token,
+        positions=spec.positions,
+    )
     with _Extraction(model, corpus, spec, folder) as extraction:
-        extraction.run(progress or (lambda done, total: None))
-    extraction.finish(resolved, spec, digest, seconds=time.perf_counter() - started)
+        extraction.run(progress or (lambda done, total: None), part, n_parts)
+    try:
+        extraction.finish(resolved, spec, digest, seconds=time.perf_counter() - started)
+    except ArtifactError:
+        # Another part may have finished the artifact, and cleared the markers away, while this one read them.
+        if n_parts == 1 or find_manifest(folder, digest=digest) is None:
+            raise
     return folder
 
 
@@ -157,6 +178,8 @@ class _Extraction:
         self._ranges: Ranges | None = None
         self._free: SimpleQueue[_Buffer] = SimpleQueue()
         self._made = 0
+        self._batch_tokens = spec.batch_tokens
+        self._shards_since_shrink = 0
         self._pending: list[Future[None]] = []
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
@@ -174,36 +197,49 @@ class _Extraction:
         if self._layer_writers is not None:
             self._layer_writers.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, progress: Progress) -> None:
-        """Extract every shard that is not finished yet."""
-        total = sum(shard.n_tokens for shard in self.shards)
+    def run(self, progress: Progress, part: int, n_parts: int) -> None:
+        """Extract every shard of one part that is not finished yet."""
+        mine = [shard for shard in self.shards if shard.index % n_parts == part]
+        total = sum(shard.n_tokens for shard in mine)
         done = 0
-        staged: list[Shard] = []
+        staged: set[int] = set()
         if self.spec.storage_dtype == "uint8":
-            staged = calibration_shards(self.shards, self.spec.calibration_rows)
+            staged = {shard.index for shard in calibration_shards(self.shards, self.spec.calibration_rows)}
             if not staged:
                 raise DataError(
                     "No training row to take quantisation ranges from.",
                     remedy="Use storage_dtype float16, or a dataset with a training split.",
                 )
             self._ranges = self.store.ranges()
-            for shard in staged:
+            for shard in (shard for shard in mine if shard.index in staged):
                 if self._ranges is None and self.store.finished(shard.index, staged=True) is None:
                     self._submit(shard, staged=True)
                 done += shard.n_tokens
                 progress(done, total)
-            self._drain()
+            self._collect(wait=True)
             if self._ranges is None:
-                self._ranges = self.store.decide_ranges([shard.index for shard in staged])
-            for shard in staged:
+                self._wait_for_staged(sorted(staged), n_parts)
+                self._ranges = self.store.decide_ranges(sorted(staged))
+            for shard in (shard for shard in mine if shard.index in staged):
                 if self.store.finished(shard.index) is None:
                     self._quantise_staged(shard)
-        for shard in self.shards[len(staged) :]:
+        for shard in (shard for shard in mine if shard.index not in staged):
             if self.store.finished(shard.index) is None:
                 self._submit(shard, staged=False)
             done += shard.n_tokens
             progress(done, total)
-        self._drain()
+        self._collect(wait=True)
+
+    def _wait_for_staged(self, shards: list[int], n_parts: int) -> None:
+        """Wait until the other parts of a shared extraction have staged what ranges are taken from."""
+        until = time.monotonic() + _WAIT_SECONDS
+        while missing := [shard for shard in shards if self.store.finished(shard, staged=True) is None]:
+            if n_parts == 1 or time.monotonic() > until:
+                raise ArtifactError(
+                    f"{self.store.folder}: staged shards {missing} are not there.",
+                    remedy=f"Run all {n_parts} parts of the extraction; each takes up where it stopped.",
+                )
+            time.sleep(1)
 
     def finish(self, resolved: ResolvedModel, spec: ExtractionSpec, digest: str, *, seconds: float) -> None:
         """Write what belongs to all shards, and the manifest last."""
@@ -212,7 +248,9 @@ class _Extraction:
         busy = 0.0
         for shard in self.shards:
             marker = self.store.finished(shard.index)
-            assert marker is not None
+            if marker is None:
+                # The part that this shard belongs to is still at work, and will write the manifest.
+                return
             files.update(marker.files)
             batch_tokens.add(marker.batch_tokens)
             busy += marker.seconds
@@ -227,6 +265,8 @@ class _Extraction:
             "hook": self.hook,
             "pooling": self.corpus.pooling,
             "mask_rule": MASK_RULE,
+            "next_token": spec.next_token,
+            "positions": spec.positions,
             "model": resolved.short_name,
             "model_id": resolved.id,
             "revision": resolved.revision,
@@ -266,12 +306,29 @@ class _Extraction:
         """Run one shard and hand its buffer to the background, which finishes it."""
         started = time.perf_counter()
         buffer = self._buffer()
+        while True:
+            try:
+                blocks, row_ids, losses = self._forward(shard, buffer, staged)
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                self._shrink_batches(shard, error)
+                buffer.used = 0
+        copied = self._copies.record_event() if self._copies is not None else None
+        work = (shard, buffer, blocks, row_ids, losses, copied, staged, self._batch_tokens, started)
+        self._pending.append(self._shard_writer.submit(self._write, *work))
+        self._shards_since_shrink += 1
+        if self._shards_since_shrink >= _SHARDS_BEFORE_RAISE:
+            self._batch_tokens = min(self.spec.batch_tokens, self._batch_tokens * 2)
+            self._shards_since_shrink = 0
+
+    def _forward(
+        self, shard: Shard, buffer: _Buffer, staged: bool
+    ) -> tuple[list[torch.Tensor], NDArray[np.int64], list[torch.Tensor]]:
+        """Blocks of codes in the buffer, the row ids in their order, and the losses, perhaps still being copied."""
         encoder = _Encoder(None if staged else self._ranges, self.spec.storage_dtype, self.device)
-        batch_tokens = self.spec.batch_tokens
         blocks: list[torch.Tensor] = []
         row_ids: list[NDArray[np.int64]] = []
-        lengths = self.corpus.lengths[shard.sequences]
-        for members in plan_batches(lengths, batch_tokens):
+        for members in plan_batches(self.corpus.lengths[shard.sequences], self._batch_tokens):
             chosen = shard.sequences[members]
             batch = collate(
                 [self.corpus.sequence(int(index)) for index in chosen],
@@ -282,36 +339,41 @@ class _Extraction:
                 pad_token_id=self._pad_token_id,
             )
             values = self._capture.run(batch)[self.hook]
-            shape = (len(self.layers), len(batch.rows), self.width)
-            block = buffer.block(encoder.dtype, shape)
+            block = buffer.block(encoder.dtype, (len(self.layers), len(batch.rows), self.width))
             if self._copies is None:
                 encoder.encode(values, block)
             else:
-                codes = torch.empty(shape, dtype=encoder.dtype, device=self.device)
+                codes = torch.empty(block.shape, dtype=encoder.dtype, device=self.device)
                 encoder.encode(values, codes)
                 self._copy(codes, block)
             blocks.append(block)
             row_ids.append(batch.rows)
         losses = encoder.losses()
         if self._copies is not None:
-            losses = [
-                self._copy(tensor, torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)) for tensor in losses
-            ]
-        copied = self._copies.record_event() if self._copies is not None else None
-        self._pending.append(
-            self._shard_writer.submit(
-                self._write,
-                shard,
-                buffer,
-                blocks,
-                np.concatenate(row_ids),
-                losses,
-                copied,
-                staged,
-                batch_tokens,
-                started,
-            )
-        )
+            pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in losses]
+            losses = [self._copy(tensor, target) for tensor, target in zip(losses, pinned, strict=True)]
+        return blocks, np.concatenate(row_ids), losses
+
+    def _shrink_batches(self, shard: Shard, error: Exception) -> None:
+        """Halve the batches after running out of memory: the shard is planned anew, and its marker says so.
+
+        Raises
+        ------
+        InputError
+            If a batch is a single sequence already.
+        """
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+            raise error
+        if self._copies is not None:
+            self._copies.synchronize()
+            torch.cuda.empty_cache()
+        if self._batch_tokens <= self.corpus.lengths[shard.sequences].max():
+            raise InputError(
+                f"A single sequence does not fit into the memory of {self.device}.",
+                remedy="Use a smaller context_length, fewer extraction.layers, a smaller dtype or another device.",
+            ) from error
+        self._batch_tokens //= 2
+        self._shards_since_shrink = 0
 
     def _copy(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Copy to pinned memory behind the model's back."""
@@ -369,13 +431,11 @@ class _Extraction:
 
         def layer_codes(index: int) -> NDArray[Any]:
             values = torch.from_numpy(self.store.read_staged(shard.index, index)[1].copy()).to(self.device)
-            parts = [
-                torch.from_numpy(part[index]).to(self.device) for part in (ranges.offset, ranges.scale, ranges.inverse)
-            ]
+            parts = ranges.tensors(self.device, index)
             result = encode(values, *parts)
             encoded[index] = [result.n_clipped.cpu(), result.max_error.cpu()]
-            levels: NDArray[Any] = result.levels.cpu().numpy()
-            return levels
+            codes: NDArray[Any] = result.codes.cpu().numpy()
+            return codes
 
         staged = self.store.finished(shard.index, staged=True)
         assert staged is not None
@@ -395,7 +455,7 @@ class _Extraction:
     def _buffer(self) -> _Buffer:
         """A free buffer: waits for the background when all are in the air, and raises what failed there."""
         self._collect(wait=False)
-        if self._made < _BUFFERS[self.device.type] and self._free.empty():
+        if self._made < BUFFERS[self.device.type] and self._free.empty():
             self._made += 1
             largest = max(shard.n_rows for shard in self.shards)
             n_batches = max(len(shard.sequences) for shard in self.shards)
@@ -409,15 +469,12 @@ class _Extraction:
         while self._pending and (wait or self._pending[0].done()):
             self._pending.pop(0).result()
 
-    def _drain(self) -> None:
-        self._collect(wait=True)
-
 
 class _Encoder:
     """Activations of one shard to what is stored, on the device; counts what that costs."""
 
     def __init__(self, ranges: Ranges | None, storage_dtype: str, device: torch.device) -> None:
-        self._parts: list[torch.Tensor] = []
+        self._parts: tuple[torch.Tensor, ...] = ()
         self._n_clipped = self._max_error = torch.empty(0)
         self._chunk = _ENCODE_VALUES[device.type]
         self.dtype = _TORCH_DTYPES[storage_dtype]
@@ -425,26 +482,30 @@ class _Encoder:
             if ranges is None:
                 self.dtype = torch.float16
             else:
-                parts = (ranges.offset, ranges.scale, ranges.inverse)
-                self._parts = [torch.from_numpy(part).to(device) for part in parts]
+                self._parts = ranges.tensors(device)
                 self._n_clipped = torch.zeros(ranges.scale.shape, dtype=torch.int32, device=device)
                 self._max_error = torch.zeros(ranges.scale.shape, dtype=torch.float32, device=device)
 
     @torch.inference_mode()
     def encode(self, values: torch.Tensor, out: torch.Tensor) -> None:
         """Encode (n_layers, n_rows, n_neurons) into `out`."""
-        step = max(1, self._chunk // max(1, values[0].numel()))
-        for first in range(0, len(values), step):
-            part = slice(first, first + step)
-            if self._parts:
-                result = encode(values[part], *(tensor[part] for tensor in self._parts))
-                out[part] = result.levels
-                self._n_clipped[part] += result.n_clipped
-                torch.maximum(self._max_error[part], result.max_error, out=self._max_error[part])
-            elif self.dtype == torch.float16:
-                out[part] = to_float16(values[part])
-            else:
-                out[part] = values[part]
+        n_layers, n_rows, n_neurons = values.shape
+        rows = max(1, min(n_rows, self._chunk // n_neurons))
+        step = max(1, self._chunk // (rows * n_neurons))
+        for first in range(0, n_layers, step):
+            layers = slice(first, first + step)
+            parts = [tensor[layers] for tensor in self._parts]
+            for top in range(0, n_rows, rows):
+                part = (layers, slice(top, top + rows))
+                if parts:
+                    result = encode(values[part], *parts)
+                    out[part] = result.codes
+                    self._n_clipped[layers] += result.n_clipped
+                    torch.maximum(self._max_error[layers], result.max_error, out=self._max_error[layers])
+                elif self.dtype == torch.float16:
+                    out[part] = to_float16(values[part])
+                else:
+                    out[part] = values[part]
 
     def losses(self) -> list[torch.Tensor]:
         """Rows clipped and largest error so far, or nothing where nothing was quantised."""

@@ -8,6 +8,7 @@ no model, no activation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sparse_probing import schemas
 from sparse_probing.activations.pooling import pooled_range
 from sparse_probing.config import Pooling
-from sparse_probing.errors import ArtifactError
+from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import Manifest, read_manifest
 from sparse_probing.store.parquet import read_table
@@ -103,11 +104,24 @@ class Corpus:
         return self.tokens[self.bounds[index] : self.bounds[index + 1]]
 
 
-def read_corpus(folder: Location, *, bos_token_id: int | None) -> Corpus:
+def read_corpus(
+    folder: Location,
+    *,
+    bos_token_id: int | None,
+    next_token: bool = False,
+    positions: Literal["labelled", "all"] = "labelled",
+) -> Corpus:
     """Read a finished dataset and decide its rows.
 
     Pooling ``none`` gives one row per distinct labelled (seq_id, position), any other one row per labelled sequence; in
     order of seq_id and position. Sequences without a label are left out.
+
+    Parameters
+    ----------
+    next_token:
+        Read the activation one position before that of the row. Labels of a first position then have no row.
+    positions:
+        ``all``: every position that pooling could use of every sequence is a row, labelled or not (pooling none).
 
     Raises
     ------
@@ -120,7 +134,19 @@ def read_corpus(folder: Location, *, bos_token_id: int | None) -> Corpus:
     labels = _read(folder, manifest, "labels.parquet", ["seq_id", "position"])
     order = np.argsort(table.column("seq_id").to_numpy(), kind="stable")
     seq_ids = table.column("seq_id").to_numpy()[order]
-    wanted, positions = _labelled(folder, labels, pooling)
+    if next_token and pooling != "none":
+        raise InputError(
+            f"next_token is for single positions; {folder} is pooled by {pooling}.",
+            remedy="Leave extraction.next_token out, or build the dataset with pooling none.",
+        )
+    if positions == "all" and pooling == "none":
+        wanted, places = _poolable(table, bos_token_id)
+    else:
+        wanted, places = _labelled(folder, labels, pooling)
+    if next_token:
+        wanted, places = wanted[places > 0], places[places > 0]
+    if not len(wanted):
+        raise ArtifactError(f"{folder} has no row to extract.", remedy="Build a dataset with labels.")
     where = np.searchsorted(seq_ids, wanted)
     if len(seq_ids) == 0 or (seq_ids[np.minimum(where, len(seq_ids) - 1)] != wanted).any():
         raise ArtifactError(
@@ -131,8 +157,8 @@ def read_corpus(folder: Location, *, bos_token_id: int | None) -> Corpus:
     flat = pa.chunked_array(table.column("tokens")).combine_chunks()
     tokens, bounds = flat.flatten().to_numpy(zero_copy_only=False), np.concatenate([[0], np.cumsum(_sizes(flat))])
     if pooling == "none":
-        start, stop = positions, positions + 1
-        if (positions < 0).any() or (positions >= np.diff(bounds)[sequence]).any():
+        start, stop = (places - 1, places) if next_token else (places, places + 1)
+        if (places < 0).any() or (places >= np.diff(bounds)[sequence]).any():
             raise ArtifactError(
                 f"{folder}: a label lies outside of its sequence.", remedy="Delete the dataset and build it again."
             )
@@ -148,7 +174,7 @@ def read_corpus(folder: Location, *, bos_token_id: int | None) -> Corpus:
         {
             "row_id": pa.array(np.arange(len(sequence)), pa.int64()),
             "seq_id": pa.array(wanted, pa.int64()),
-            "position": pa.array(positions, pa.int32()) if pooling == "none" else pa.nulls(len(sequence), pa.int32()),
+            "position": pa.array(places, pa.int32()) if pooling == "none" else pa.nulls(len(sequence), pa.int32()),
             "group_id": table.column("group_id").take(pa.array(sequence)),
             "split": table.column("split").take(pa.array(sequence)),
         },
@@ -260,6 +286,18 @@ def _labelled(folder: Location, labels: pa.Table, pooling: Pooling) -> tuple[NDA
     fresh = np.ones(len(pairs), dtype=bool)
     fresh[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
     return pairs[fresh, 0], pairs[fresh, 1]
+
+
+def _poolable(table: pa.Table, bos_token_id: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every (seq_id, position) that the mask rule lets count, in order."""
+    seq_ids, places = [], []
+    for row in table.select(["seq_id", "tokens", *_RANGE]).sort_by("seq_id").to_batches(1024):
+        columns = [row.column(i) for i in range(4)]
+        for seq_id, tokens, first, last in zip(*columns, strict=True):
+            start, end = pooled_range(np.asarray(tokens.values), first.as_py(), last.as_py(), bos_token_id=bos_token_id)
+            places.append(np.arange(start, end))
+            seq_ids.append(np.full(end - start, seq_id.as_py()))
+    return np.concatenate(seq_ids).astype(np.int64), np.concatenate(places).astype(np.int64)
 
 
 def _sizes(lists: pa.ListArray) -> NDArray[np.int64]:

@@ -172,21 +172,24 @@ class ShardStore:
             return None
         table = read_table(location)
         shape = (len(self.layers), self.n_neurons)
-        low, high = (table.column(name).to_numpy().reshape(shape) for name in ("low", "high"))
-        return ranges_from_extremes(low, high)
+        return ranges_from_extremes(*(table.column(name).to_numpy().reshape(shape) for name in ("low", "high", "mean")))
 
     def decide_ranges(self, shards: list[int]) -> Ranges:
         """Take the ranges from staged shards, smallest to largest value of each neuron, and write them down."""
         shape = (len(self.layers), self.n_neurons)
         low, high = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
+        total, n_rows = np.zeros(shape, np.float64), 0
         for shard in shards:
             for index in range(len(self.layers)):
-                codes = self.read_staged(shard, index)[1]
-                low[index] = np.minimum(low[index], codes.min(axis=0).astype(np.float32))
-                high[index] = np.maximum(high[index], codes.max(axis=0).astype(np.float32))
-        table = pa.table({"low": low.reshape(-1), "high": high.reshape(-1)})
+                values = self.read_staged(shard, index)[1].astype(np.float32)
+                low[index] = np.minimum(low[index], values.min(axis=0))
+                high[index] = np.maximum(high[index], values.max(axis=0))
+                total[index] += values.sum(axis=0, dtype=np.float64)
+            n_rows += len(values)
+        mean = (total / n_rows).astype(np.float32)
+        table = pa.table({name: array.reshape(-1) for name, array in (("low", low), ("high", high), ("mean", mean))})
         write_table(self._base(True) / "ranges.parquet", table, table.schema)
-        return ranges_from_extremes(low, high)
+        return ranges_from_extremes(low, high, mean)
 
     def read_losses(self, shards: Iterable[int]) -> Losses:
         """Losses of some finished shards, added up."""
@@ -211,6 +214,7 @@ class ShardStore:
                 "neuron": neuron,
                 "offset": ranges.offset.reshape(-1),
                 "scale": ranges.scale.reshape(-1),
+                "origin": ranges.origin.reshape(-1),
                 "clipped_fraction": (losses.n_clipped / max(1, self.rows.num_rows)).astype(np.float32).reshape(-1),
                 "max_error": losses.max_error.reshape(-1),
             }

@@ -34,7 +34,7 @@ class LayerMatrix:
     Attributes
     ----------
     codes:
-        (n_rows, n_neurons) as stored: uint8 levels, float16 or float32. Row i is row_id i.
+        (n_rows, n_neurons) uint8 levels (larger is larger), or float16 or float32 values. Row i is row_id i.
     offset, scale:
         (n_neurons,) float32; value = offset + scale * code. Zero and one unless codes are uint8.
     """
@@ -124,6 +124,8 @@ def read_layer(folder: Location, layer: int, *, verify: bool = True, manifest: M
         mine = np.flatnonzero(ranges.column("layer").to_numpy() == layer)
         order = mine[np.argsort(ranges.column("neuron").to_numpy()[mine])]
         offset, scale = ranges.column("offset").to_numpy()[order], ranges.column("scale").to_numpy()[order]
+        # Stored bytes count from each neuron's origin, modulo 256; uint8 arithmetic wraps as they did.
+        codes += ranges.column("origin").to_numpy()[order]
     return LayerMatrix(layer=layer, codes=codes, offset=offset, scale=scale)
 
 

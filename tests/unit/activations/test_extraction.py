@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from sparse_probing.activations import Selection, extract, extract_dataset
+from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.activations.extraction import activations_digest
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
@@ -185,8 +190,6 @@ def test_a_finished_artifact_is_found_and_left_alone(tmp_path: Path, resolved: R
 
 
 def test_what_decides_the_numbers_decides_the_digest(resolved: ResolvedModel) -> None:
-    from dataclasses import replace
-
     base = activations_digest(SPEC, resolved, "d1")
     assert activations_digest(SPEC.model_copy(update={"hook": "mlp.post"}), resolved, "d1") == base
     others = {
@@ -243,3 +246,94 @@ def test_bad_requests_leave_no_finished_artifact(tmp_path: Path, resolved: Resol
     assert all(
         find_manifest(child) is None for model in (root / "activations").children() for child in model.children()
     )
+
+
+def test_out_of_memory_halves_the_batches_says_so_and_changes_no_number(
+    tmp_path: Path, resolved: ResolvedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = random_sequences(N_SEQUENCES)
+    dataset = write_dataset(tmp_path / "dataset", sequences, labelled(sequences))
+    whole = stored(extract_dataset(dataset, resolved, SPEC, root=Location.open(tmp_path / "whole")))
+    run = Capture.run
+
+    def small_device(self: Capture, batch: TokenBatch) -> dict[str, torch.Tensor]:
+        if batch.shape[0] * batch.shape[1] > 30:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(self, batch)
+
+    monkeypatch.setattr(Capture, "run", small_device)
+    folder = extract_dataset(dataset, resolved, SPEC, root=Location.open(tmp_path / "small"))
+    np.testing.assert_allclose(stored(folder), whole, rtol=1e-5, atol=1e-6)
+    assert min(read_manifest(folder).facts["batch_tokens"]) == 24
+    long = write_dataset(tmp_path / "long", [np.arange(2, 40, dtype=np.int32)], [(0, 3)], digest="cd" * 32)
+    with pytest.raises(InputError, match="single sequence does not fit"):
+        extract_dataset(long, resolved, SPEC, root=Location.open(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_machines_that_share_an_extraction_make_what_one_makes(
+    tmp_path: Path, resolved: ResolvedModel, dtype: str
+) -> None:
+    sequences = random_sequences(60)
+    dataset = write_dataset(tmp_path / "dataset", sequences, labelled(sequences))
+    spec = ExtractionSpec(storage_dtype=dtype, shard_tokens=60, batch_tokens=48, calibration_rows=60)
+    alone = extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / "alone"))
+    with ThreadPoolExecutor(3) as pool:
+        root = Location.open(tmp_path / "shared")
+        parts = [pool.submit(extract_dataset, dataset, resolved, spec, root=root, shard=(i, 3)) for i in range(3)]
+        folders = {part.result().path for part in parts}
+    assert len(folders) == 1
+    shared = Location.open(folders.pop())
+    assert read_manifest(shared).files == read_manifest(alone).files
+    with pytest.raises(InputError, match="Shard 3 of 3"):
+        extract_dataset(dataset, resolved, spec, root=root, shard=(3, 3))
+
+
+def test_next_token_reads_the_position_before_and_keeps_the_label_s_row(
+    tmp_path: Path, resolved: ResolvedModel
+) -> None:
+    sequences = random_sequences(12)
+    dataset = write_dataset(tmp_path / "dataset", sequences, [(i, p) for i in range(12) for p in (0, 1, 3)])
+    folder = extract_dataset(
+        dataset, resolved, SPEC.model_copy(update={"next_token": True}), root=Location.open(tmp_path)
+    )
+    rows = read_table(folder / "rows.parquet").to_pydict()
+    assert list(zip(rows["seq_id"], rows["position"], strict=True)) == [(i, p) for i in range(12) for p in (1, 3)]
+    wanted = reference(resolved, sequences, [(i, p - 1, p) for i in range(12) for p in (1, 3)], "none")
+    np.testing.assert_allclose(stored(folder), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_all_positions_are_those_that_pooling_could_use(tmp_path: Path, resolved: ResolvedModel) -> None:
+    sequences = random_sequences(12)
+    sequences[4][0] = 0
+    ranges = [(0, len(tokens) - 1) for tokens in sequences]
+    dataset = write_dataset(tmp_path / "dataset", sequences, [(1, 2)], ranges=ranges)
+    folder = extract_dataset(
+        dataset, resolved, SPEC.model_copy(update={"positions": "all"}), root=Location.open(tmp_path)
+    )
+    rows = read_table(folder / "rows.parquet").to_pydict()
+    wanted = [(i, p) for i, s in enumerate(sequences) for p in range(1 if i == 4 else 0, len(s) - 1)]
+    assert list(zip(rows["seq_id"], rows["position"], strict=True)) == wanted
+    assert stored(folder).shape == (3, len(wanted), 48)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are POSIX")
+def test_a_disk_that_takes_no_more_gives_a_clear_error_and_no_finished_artifact(
+    tmp_path: Path, resolved: ResolvedModel
+) -> None:
+    import resource
+
+    sequences = random_sequences(N_SEQUENCES)
+    dataset = write_dataset(tmp_path / "dataset", sequences, labelled(sequences))
+    root = Location.open(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(ArtifactError, match=r"Cannot write .*part-.*Free space"):
+            extract_dataset(dataset, resolved, SPEC, root=root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    folder = next(next((root / "activations").children()).children())
+    assert find_manifest(folder) is None
+    assert extract_dataset(dataset, resolved, SPEC, root=root) == folder
+    verify_files(folder, read_manifest(folder))

@@ -1,0 +1,226 @@
+"""What an extraction will cost, before it is begun: counts, bytes, memory, and time from a short trial.
+
+Nothing is written. Sizes are those before compression: an upper bound, which zstd takes to about three quarters.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparse_probing.activations.capture import Capture, collate
+from sparse_probing.activations.extraction import BUFFERS
+from sparse_probing.activations.plan import Corpus, calibration_shards, plan_batches, plan_shards, read_corpus
+from sparse_probing.config import ExtractionSpec
+from sparse_probing.errors import InputError
+from sparse_probing.models.hooks import canonical_hook, find_points, is_causal
+from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.matrices import STORAGE_DTYPES
+
+TRIAL_TOKENS = 4096
+# What Python, torch and transformers take before any model is there.
+_BASE_BYTES = 600 << 20
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of one extraction.
+
+    Attributes
+    ----------
+    n_sequences, n_tokens, n_rows:
+        Sequences and tokens that are run, and rows that are stored.
+    n_layers, n_neurons:
+        Layers stored and values in a row of one.
+    layer_bytes, stored_bytes, staged_bytes:
+        On disk before compression: one layer, all layers, and what is there only until quantisation ranges are known.
+    host_bytes, device_bytes:
+        Largest memory on the host and on a GPU (0 without one).
+    tokens_per_second, seconds:
+        From the trial; None without one.
+    """
+
+    n_sequences: int
+    n_tokens: int
+    n_rows: int
+    n_layers: int
+    n_neurons: int
+    layer_bytes: int
+    stored_bytes: int
+    staged_bytes: int
+    host_bytes: int
+    device_bytes: int
+    tokens_per_second: float | None
+    seconds: float | None
+
+    @property
+    def disk_bytes(self) -> int:
+        """Largest use of the disk."""
+        return self.stored_bytes + self.staged_bytes
+
+
+def estimate(
+    dataset: Location,
+    resolved: ResolvedModel,
+    spec: ExtractionSpec,
+    *,
+    device: str = "auto",
+    trial_tokens: int = TRIAL_TOKENS,
+) -> Estimate:
+    """Estimate an extraction; runs about `trial_tokens` tokens through the model (none if 0).
+
+    Raises
+    ------
+    ArtifactError, InputError
+        As `extract_dataset` does.
+    """
+    device = choose_device(device)
+    model = load_model(resolved, device=device)
+    corpus = read_corpus(
+        dataset,
+        bos_token_id=getattr(getattr(model, "config", None), "bos_token_id", None),
+        next_token=spec.next_token,
+        positions=spec.positions,
+    )
+    hook = canonical_hook(spec.hook)
+    points = find_points(model, hook, spec.layers)
+    width, n_layers = points[0].width, len(points)
+    item_bytes = STORAGE_DTYPES[spec.storage_dtype].itemsize
+    row_values = n_layers * width
+    shards = plan_shards(corpus, shard_tokens=spec.shard_tokens, row_bytes=row_values * item_bytes)
+    n_rows, n_tokens = len(corpus.selection), int(corpus.lengths.sum())
+    staged_rows = 0
+    if spec.storage_dtype == "uint8":
+        staged_rows = sum(shard.n_rows for shard in calibration_shards(shards, spec.calibration_rows))
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    largest = max(shard.n_rows for shard in shards) * row_values * max(item_bytes, 2)
+    # A pass holds its rows of all layers, and of one layer some tensors of the MLP's width.
+    longest = max(spec.batch_tokens, int(corpus.lengths.max()))
+    item = next(model.parameters()).element_size()
+    working = longest * width * item * 8 + min(longest, max(shard.n_rows for shard in shards)) * row_values * 4
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    on_gpu = kind == "cuda"
+    tokens_per_second = None
+    if trial_tokens:
+        with Capture(model, {hook: points}, corpus.selection) as capture:
+            tokens_per_second = _trial(
+                capture, corpus, shards[0].sequences, spec, device, not is_causal(model), trial_tokens
+            )
+    return Estimate(
+        n_sequences=len(corpus.lengths),
+        n_tokens=n_tokens,
+        n_rows=n_rows,
+        n_layers=n_layers,
+        n_neurons=width,
+        layer_bytes=n_rows * width * item_bytes,
+        stored_bytes=n_rows * row_values * item_bytes,
+        staged_bytes=staged_rows * row_values * 2,
+        host_bytes=_BASE_BYTES + BUFFERS[kind] * largest + corpus.tokens.nbytes + (0 if on_gpu else weights + working),
+        device_bytes=weights + working if on_gpu else 0,
+        tokens_per_second=tokens_per_second,
+        seconds=n_tokens / tokens_per_second if tokens_per_second else None,
+    )
+
+
+def check_space(cost: Estimate, root: Location, spec: ExtractionSpec) -> None:
+    """Refuse an extraction that disk or memory cannot hold. A remote store is taken to be large enough.
+
+    Raises
+    ------
+    InputError
+        If it cannot, with a setting with which it would.
+    """
+    if root.is_local:
+        existing = Path(root.path)
+        while not existing.exists():
+            existing = existing.parent
+        free = shutil.disk_usage(existing).free
+        if cost.disk_bytes > free:
+            raise InputError(
+                f"The extraction needs up to {_size(cost.disk_bytes)} of disk; {existing} has {_size(free)}.",
+                remedy=_what_would_fit(cost, free, spec),
+            )
+    memory = _available_memory()
+    if memory is not None and cost.host_bytes > memory:
+        raise InputError(
+            f"The extraction needs about {_size(cost.host_bytes)} of memory; {_size(memory)} are available.",
+            remedy="Lower extraction.shard_tokens and extraction.batch_tokens, or the model's dtype.",
+        )
+    if cost.device_bytes and torch.cuda.is_available():
+        on_device = torch.cuda.mem_get_info()[1]
+        if cost.device_bytes > on_device:
+            raise InputError(
+                f"The extraction needs about {_size(cost.device_bytes)} on the GPU; it has {_size(on_device)}.",
+                remedy="Lower extraction.batch_tokens or the model's dtype, or choose another device.",
+            )
+
+
+def _trial(
+    capture: Capture,
+    corpus: Corpus,
+    sequences: NDArray[np.int64],
+    spec: ExtractionSpec,
+    device: str,
+    needs_mask: bool,
+    trial_tokens: int,
+) -> float:
+    """Tokens per second over the first batches of a shard, after one that is not counted."""
+    target = torch.device(device)
+    batches = [
+        collate(
+            [corpus.sequence(int(index)) for index in sequences[members]],
+            sequences[members],
+            corpus.selection,
+            device=target,
+            needs_mask=needs_mask,
+        )
+        for members in plan_batches(corpus.lengths[sequences], min(spec.batch_tokens, max(1, trial_tokens // 2)))
+    ]
+    capture.run(batches[0])
+    done, started = 0, time.perf_counter()
+    for batch in batches:
+        capture.run(batch)
+        done += batch.shape[0] * batch.shape[1]
+        if done >= trial_tokens:
+            break
+    if target.type == "cuda":
+        torch.cuda.synchronize()
+    return done / (time.perf_counter() - started)
+
+
+def _what_would_fit(cost: Estimate, free: int, spec: ExtractionSpec) -> str:
+    values = cost.n_rows * cost.n_neurons
+    if spec.storage_dtype != "uint8" and values * cost.n_layers <= free:
+        return f"Use storage_dtype uint8, which needs {_size(values * cost.n_layers)}, or another data folder."
+    per_layer = max(1, cost.disk_bytes // cost.n_layers)
+    if free >= per_layer:
+        return (
+            f"Keep at most {free // per_layer} of {cost.n_layers} layers (extraction.layers), or another data folder."
+        )
+    return "Free space, choose another data folder, or build a smaller dataset."
+
+
+def _available_memory() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return None
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"

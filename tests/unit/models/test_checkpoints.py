@@ -1,0 +1,37 @@
+"""Checkpoints are listed in order of training, and half-written ones are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sparse_probing.config import ModelSpec
+from sparse_probing.errors import InputError
+from sparse_probing.models.checkpoints import Checkpoint, list_checkpoints
+from tests.tiny import tiny_model
+
+
+def test_subfolders_in_order_of_step(tmp_path: Path) -> None:
+    for name in ("step1000", "step64", "notes"):
+        tiny_model("llama").save_pretrained(tmp_path / name)
+    (tmp_path / "step2000").mkdir()
+    (tmp_path / "step2000" / "config.json").write_text("{}")
+    assert list_checkpoints(ModelSpec(id=str(tmp_path))) == [Checkpoint("step64", 64), Checkpoint("step1000", 1000)]
+
+
+def test_branches_and_tags_of_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    refs = SimpleNamespace(
+        branches=[SimpleNamespace(name=name) for name in ("main", "step3000", "step1")],
+        tags=[SimpleNamespace(name="checkpoint-20")],
+    )
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_refs", lambda self, repository: refs)
+    assert [checkpoint.step for checkpoint in list_checkpoints(ModelSpec(id="lab/model"))] == [1, 20, 3000]
+
+
+def test_what_cannot_be_listed_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no folder"):
+        list_checkpoints(ModelSpec(id=str(tmp_path / "nothing")))
