@@ -49,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     study = commands.add_parser("study", help="run a study: datasets, activations, probes, published results")
     study.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
 
+    estimate = commands.add_parser("estimate", help="what a study's extraction will cost, from a short trial")
+    estimate.add_argument("--profile", default="demo", metavar="NAME|FILE", help="default: demo")
+
     commands.add_parser("collections", help="list the feature collections and profiles")
 
     sql = commands.add_parser("sql", help="query the published results, read-only")
@@ -96,6 +99,8 @@ def entry_point() -> None:
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.command in ("demo", "study"):
         return _study("demo" if options.command == "demo" else options.profile, settings)
+    if options.command == "estimate":
+        return _estimate(options.profile, settings)
     if options.command == "collections":
         return _collections()
     if options.command == "sql":
@@ -157,6 +162,38 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
         "sparse-probing up        # a Prefect server with scheduled deployments, on this machine",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _estimate(profile: str, settings: Settings) -> int:
+    from sparse_probing.activations import estimate
+    from sparse_probing.config import load_profile
+    from sparse_probing.datasets import build
+    from sparse_probing.models import loading
+    from sparse_probing.preflight import preflight
+    from sparse_probing.reports import tables
+    from tasks.references import data_root
+
+    plan = load_profile(profile)
+    preflight(plan, settings)
+    columns = ("model", "collection", "sequences", "tokens", "rows", "MB a layer", "MB in all", "memory MB", "seconds")
+    rows: list[tuple[object, ...]] = []
+    for model in plan.models:
+        resolved = loading.resolve_model(model, models_dir=settings.models_dir)
+        tokenizer = loading.load_tokenizer(resolved)
+        for collection in plan.collections:
+            dataset = build.build_dataset(
+                collection, root=data_root(), tokenizer=tokenizer, tokenizer_digest=resolved.tokenizer_digest
+            )
+            cost = estimate.estimate(dataset, resolved, plan.extraction, device=settings.device)
+            estimate.check_space(cost, data_root(), plan.extraction)
+            sizes = [round(size / 1e6, 1) for size in (cost.layer_bytes, cost.stored_bytes, cost.host_bytes)]
+            seconds = None if cost.seconds is None else round(cost.seconds, 1)
+            names = (model.short_name, collection.collection)
+            rows.append((*names, cost.n_sequences, cost.n_tokens, cost.n_rows, *sizes, seconds))
+    print(tables.format_rows(columns, rows))
+    print(f"Datasets built under {settings.data_uri}; nothing extracted. Sizes are before compression.")
+    print(f"Next: sparse-probing study --profile {profile}")
+    return 0
 
 
 def _collections() -> int:

@@ -15,6 +15,7 @@ from tasks.references import data_root, located, relative
 @task(name="extract-activations", task_run_name="extract {dataset}", **POLICY)
 def extract_activations(model: ModelSpec, dataset: str, extraction: ExtractionSpec) -> str:
     """Every wanted layer of every labelled row, in one pass; returns the activations' reference."""
+    from sparse_probing.activations import estimate
     from sparse_probing.activations import extraction as engine
     from sparse_probing.models import loading
 
@@ -26,6 +27,10 @@ def extract_activations(model: ModelSpec, dataset: str, extraction: ExtractionSp
     folder = engine.activations_folder(data_root(), resolved, dataset_digest, digest)
     if find_manifest(folder, digest=digest) is not None:
         return relative(folder)
+    # Refused before the first forward pass, with what would make it fit.
+    estimate.check_space(
+        estimate.estimate(source, resolved, extraction, device=settings.device, trial_tokens=0), data_root(), extraction
+    )
     collection = folder_collection(dataset)
     with one_at_a_time():
         engine.extract_dataset(
