@@ -68,11 +68,11 @@ def run_naive(model: nn.Module, batches: list[torch.Tensor]) -> None:
         handle.remove()
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    started = time.perf_counter()
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of one call, and seconds of processor time: what other work on the machine disturbs less."""
+    started, used = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - used
 
 
 def compare(
@@ -93,7 +93,7 @@ def compare(
     run_bare(model, batches[:2])
     # The model is loaded already for both sides.
     extraction.load_model = lambda resolved, device: model  # type: ignore[assignment]
-    sides: dict[str, list[float]] = {"bare": [], "extraction": [], **({"naive": []} if naive else {})}
+    sides: dict[str, list[tuple[float, float]]] = {"bare": [], "extraction": [], **({"naive": []} if naive else {})}
     for repeat in range(repeats + 1):
         with tempfile.TemporaryDirectory() as temporary:
             taken = {
@@ -112,12 +112,17 @@ def compare(
         if repeat:
             for side, value in taken.items():
                 sides[side].append(value)
-    middle = {side: statistics.median(values) for side, values in sides.items()}
-    ratios = [bare / extracted for bare, extracted in zip(sides["bare"], sides["extraction"], strict=True)]
+    middle = {side: statistics.median(wall for wall, _ in values) for side, values in sides.items()}
+    walls, busy = (
+        [bare[i] / extracted[i] for bare, extracted in zip(sides["bare"], sides["extraction"], strict=True)]
+        for i in (0, 1)
+    )
     print(f"\n{name}: {n_tokens} tokens, {facts['n_rows']} rows, {spec.storage_dtype}, {size / 1e6:.0f} MB")
     for side, value in middle.items():
         print(f"  {side:<11}{n_tokens / value:12.0f} tokens/s")
-    print(f"  extraction / bare {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
+    for kind, ratios in (("", walls), (", processor time", busy)):
+        spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
+        print(f"  extraction / bare{kind} {statistics.median(ratios):.3f} ({spread})")
     if naive:
         print(f"  extraction / naive copies {middle['naive'] / middle['extraction']:.2f}")
 

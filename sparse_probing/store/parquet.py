@@ -65,7 +65,7 @@ def read_table(location: Location, *, columns: list[str] | None = None, entry: F
         check_bytes(location, data, entry)
     try:
         return pq.read_table(pa.BufferReader(data), columns=columns)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(
             f"{location} is not readable as Parquet: {error}.", remedy="Delete it and run again."
         ) from error

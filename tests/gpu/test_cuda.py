@@ -1,0 +1,60 @@
+"""On a CUDA device: the numbers of the processor, copies that arrive whole, and the same bytes every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparse_probing.activations import extract_dataset
+from sparse_probing.config import ExtractionSpec
+from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.manifests import read_manifest
+from sparse_probing.store.matrices import read_layer
+from tests.tiny import random_sequences, save_tiny, write_dataset
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.fixture
+def exact_float32() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.fixture(params=["gpt_neox", "llama", "bert"])
+def resolved(request: pytest.FixtureRequest, tmp_path: Path) -> ResolvedModel:
+    return save_tiny(tmp_path / "model", request.param)
+
+
+def stored(folder: Location) -> np.ndarray:
+    return np.stack([read_layer(folder, layer).values() for layer in read_manifest(folder).facts["layers"]])
+
+
+@pytest.mark.parametrize("pooling", ["none", "mean", "max"])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_parity_with_the_processor(
+    tmp_path: Path, resolved: ResolvedModel, exact_float32: None, pooling: str, dtype: str
+) -> None:
+    sequences = random_sequences(200)
+    labels = [(i, p) for i, s in enumerate(sequences) for p in ((1, len(s) - 1) if pooling == "none" else (None,))]
+    dataset = write_dataset(tmp_path / "dataset", sequences, labels, pooling=pooling)
+    spec = ExtractionSpec(storage_dtype=dtype, shard_tokens=200, batch_tokens=128, calibration_rows=60)
+    cpu, cuda, again = (
+        extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / name), device=device)
+        for name, device in (("cpu", "cpu"), ("cuda", "cuda"), ("again", "cuda"))
+    )
+    found, wanted = stored(cuda), stored(cpu)
+    if dtype == "float32":
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+    else:
+        step = (wanted.max(axis=1) - wanted.min(axis=1)) / 255
+        assert (np.abs(found - wanted) <= 1.1 * step[:, None] + 1e-5).all()
+        facts = read_manifest(cuda).facts
+        assert facts["max_quantisation_error"] <= facts["quantisation_error_bound"]
+    # Buffers are reused while copies are in the air: a copy that came late would show here.
+    assert read_manifest(cuda).files == read_manifest(again).files
+    assert read_manifest(cuda).facts["device"] == "cuda"
