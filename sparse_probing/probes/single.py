@@ -41,8 +41,9 @@ from sparse_probing.probes.splits import group_split
 from sparse_probing.schemas import CLASSIFICATION_METRICS, SPLITS
 
 Floats = NDArray[np.float64]
-# Rows (feature × neuron) worked on at once: their level tables stay in the processor's cache.
-_BLOCK_ROWS = 640
+# Rows (feature × neuron) worked on at once. With fewer, two threads spend their time on the interpreter lock
+# (measured on 11 features: 640 rows 0.51 s a layer, 6,400 rows 0.18 s).
+_BLOCK_ROWS = 6400
 
 
 @dataclass(frozen=True, eq=False)
