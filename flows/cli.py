@@ -122,7 +122,7 @@ def _study(profile: str, settings: Settings) -> int:
     from sparse_probing.config import load_profile
     from sparse_probing.preflight import preflight
 
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console() if sys.stdout.isatty() else Console(width=132)
     started = time.monotonic()
     plan = load_profile(profile)
     preflight(plan, settings)
