@@ -22,7 +22,7 @@ from tasks.layers import ProbingInputs, best_layer_tables, best_layers, layer_ta
 from tasks.policies import POLICY
 from tasks.progress import advance
 from tasks.references import RunReference, data_root, located
-from tasks.threads import one_blas_thread
+from tasks.threads import use_one_blas_thread
 
 
 def _run_digest(probing: ProbingSpec, dataset: Manifest, activations: Manifest) -> str:
@@ -36,6 +36,7 @@ _sharing = threading.Lock()
 
 
 def _inputs(run: RunReference) -> ProbingInputs:
+    use_one_blas_thread()
     with _sharing:
         if run.run_id not in _shared:
             _shared.clear()
@@ -72,8 +73,7 @@ def probe_layer(run: RunReference, layer: int) -> str:
     part = results.layer_part(layer)
     if not results.is_part_done(root, run.run_id, part):
         matrix = read_layer(located(run.activations), layer)
-        with one_blas_thread():
-            tables = layer_tables(_inputs(run), matrix)
+        tables = layer_tables(_inputs(run), matrix)
         results.write_part(root, run.run_id, part, tables)
     advance(f"Probe {run.collection.collection}", len(run.layers))
     return part
@@ -95,8 +95,7 @@ def probe_best_layer(run: RunReference, layer: int, features: list[str], total: 
     part = results.best_part(layer)
     if not results.is_part_done(root, run.run_id, part):
         matrix = read_layer(located(run.activations), layer)
-        with one_blas_thread():
-            tables = best_layer_tables(_inputs(run), matrix, features)
+        tables = best_layer_tables(_inputs(run), matrix, features)
         results.write_part(root, run.run_id, part, tables)
     advance(f"Compare {run.collection.collection}", total)
     return part

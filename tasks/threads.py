@@ -1,34 +1,24 @@
-"""One thread for linear algebra while layers are probed side by side.
+"""One thread for linear algebra in a process that probes layers side by side.
 
-Two probing threads with two BLAS threads each wait for one another on two cores: measured up to ten times slower.
+Two probing threads with two BLAS threads each wait for one another on two cores (measured: up to a hundred times slower
+beside other load), and a product's last bits depend on the number of threads: one thread gives the same bytes always.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from threadpoolctl import ThreadpoolController, threadpool_limits
+import scipy.linalg  # noqa: F401  (its own BLAS must be loaded to be limited)
+from threadpoolctl import ThreadpoolController
 
 _lock = threading.Lock()
-_inside = 0
-_limits: threadpool_limits | None = None
+_limited = False
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread until the last of the threads inside has left."""
-    global _inside, _limits
+def use_one_blas_thread() -> None:
+    """Limit NumPy's and SciPy's BLAS to one thread, for good. Torch has threads of its own and keeps them."""
+    global _limited
     with _lock:
-        if _inside == 0:
-            _limits = ThreadpoolController().limit(limits=1, user_api="blas")
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0 and _limits is not None:
-                _limits.restore_original_limits()
-                _limits = None
+        if not _limited:
+            ThreadpoolController().limit(limits=1, user_api="blas")
+            _limited = True

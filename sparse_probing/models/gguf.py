@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from sparse_probing.errors import InputError
 # Raised when the same file would be converted to other weights.
 CONVERTER_VERSION = 1
 SAVED_DTYPE = torch.bfloat16
+LOADING_TRIES = 3
 _SAMPLE_BYTES = 1 << 20
 
 
@@ -80,7 +82,8 @@ def convert_gguf(gguf: Path, models_dir: Path) -> Path:
         try:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             with no_progress_bars():
-                model = AutoModelForCausalLM.from_pretrained(
+                model = _load_whole(
+                    AutoModelForCausalLM,
                     gguf.parent,
                     gguf_file=gguf.name,
                     dtype=SAVED_DTYPE,
@@ -115,3 +118,19 @@ def convert_gguf(gguf: Path, models_dir: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _load_whole(loader: Any, folder: Path, **options: Any) -> Any:
+    """Load a model all of whose weights are in memory.
+
+    Now and then a weight is still without data when loading returns (seen with transformers 5.23, on a busy machine, for
+    the embedding that is tied to the head); loading again has always helped.
+    """
+    for _ in range(LOADING_TRIES):
+        model = loader.from_pretrained(folder, **options)
+        model.tie_weights()
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(), *model.state_dict().items()]
+        empty = [name for name, tensor in tensors if tensor.device.type == "meta"]
+        if not empty:
+            return model
+    raise RuntimeError(f"{len(empty)} weights were not read ({empty[0]}, …)")
