@@ -123,8 +123,8 @@ def convert_gguf(gguf: Path, models_dir: Path) -> Path:
 def _load_whole(loader: Any, folder: Path, **options: Any) -> Any:
     """Load a model all of whose weights are in memory.
 
-    Now and then a weight is still without data when loading returns (seen with transformers 5.23, on a busy machine, for
-    the embedding that is tied to the head); loading again has always helped.
+    Now and then a weight is still without data when loading returns: seen with transformers 5.23, in some runs and not in
+    others, for the embedding that is tied to the head. Then weights are tied again, and loading is tried anew.
     """
     for _ in range(LOADING_TRIES):
         model = loader.from_pretrained(folder, **options)
