@@ -142,7 +142,8 @@ def up(settings: Settings, *, port: int) -> int:
                 raise SparseProbingError(f"The server did not start; see {logs / 'server.log'}.")
             time.sleep(0.5)
     _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment)
-    _prefect("gcl", "create", "gpu", "--limit", "1", environment=environment) if not _has_limit(environment) else None
+    if not _has_limit(environment):
+        _prefect("gcl", "create", "gpu", "--limit", "1", environment=environment)
     _prefect("--no-prompt", "deploy", "--all", environment=environment)
     if _process(state, "worker") is None:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "local"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,6 +15,7 @@ from prefect import task
 from sparse_probing import config, schemas
 from sparse_probing.config import CollectionSpec, ModelSpec, ProbingSpec
 from sparse_probing.probes import uncertainty
+from sparse_probing.probes.splits import reference_split
 from sparse_probing.store import results
 from sparse_probing.store.labels import LabelMatrix, read_labels
 from sparse_probing.store.manifests import Manifest, package_versions, read_manifest
@@ -31,8 +33,19 @@ def _run_digest(probing: ProbingSpec, dataset: Manifest, activations: Manifest) 
 
 
 # Labels, permutations and the random basis are the same for all layers; the last run's are kept.
+# Of the reference split's training rows: it has no validation part of its own, and layers are compared on one.
+REFERENCE_VALIDATION = 0.2
 _shared: dict[str, ProbingInputs] = {}
 _sharing = threading.Lock()
+
+
+def _labels(run: RunReference) -> LabelMatrix:
+    """The run's labels, on the split that its probing asks for."""
+    labels = read_labels(located(run.dataset), located(run.activations))
+    if run.probing.split == "group":
+        return labels
+    rows = reference_split(len(labels.split), validation_fraction=REFERENCE_VALIDATION, seed=run.probing.seed)
+    return replace(labels, split=rows)
 
 
 def _inputs(run: RunReference) -> ProbingInputs:
@@ -40,7 +53,7 @@ def _inputs(run: RunReference) -> ProbingInputs:
     with _sharing:
         if run.run_id not in _shared:
             _shared.clear()
-            labels = read_labels(located(run.dataset), located(run.activations))
+            labels = _labels(run)
             n_neurons = int(read_manifest(located(run.activations)).facts["n_neurons"])
             _shared[run.run_id] = shared_inputs(run.run_id, run.probing, labels, n_neurons)
         return _shared[run.run_id]
@@ -113,7 +126,7 @@ def finish_run(run: RunReference, best_parts: list[str]) -> str:
         return run.run_id
     dataset, activations = located(run.dataset), located(run.activations)
     dataset_manifest, manifest = read_manifest(dataset), read_manifest(activations)
-    labels = read_labels(dataset, activations)
+    labels = _labels(run)
     tables = _layer_results(run)
     for kind, found in results.read_parts(root, run.run_id, best_parts).items():
         tables[kind] += found
