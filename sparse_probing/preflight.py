@@ -34,6 +34,7 @@ def preflight(study: StudySpec, settings: Settings) -> None:
     """
     from sparse_probing import probes
     from sparse_probing.datasets import build
+    from sparse_probing.datasets.registry import get_collection
     from sparse_probing.models import hooks, loading
     from sparse_probing.models.peek import peek_n_layers
 
@@ -57,3 +58,9 @@ def preflight(study: StudySpec, settings: Settings) -> None:
                 )
     for collection in study.collections:
         build.preflight(collection)
+        features = get_collection(collection.collection).resolve(collection).features
+        if any(feature.task == "regression" for feature in features):
+            raise InputError(
+                f"Collection {collection.collection!r} has real-valued targets; a study probes labelled classes.",
+                remedy="Leave it out; probes.METHODS fits its targets from Python.",
+            )

@@ -73,6 +73,26 @@ def test_commands_on_the_results(finished: Path, cli) -> None:
 
 
 @pytest.mark.slow
+def test_the_reference_split_is_applied(tmp_path: Path, cli, tiny_profile: Path) -> None:
+    profile = tmp_path / "reference.toml"
+    profile.write_text(
+        tiny_profile.read_text().replace("[probing]", '[probing]\nsplit = "reference"'), encoding="utf-8"
+    )
+    done = cli("study", "--profile", str(profile), data=tmp_path / "data")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with duckdb.connect(str(tmp_path / "data" / "results.duckdb"), read_only=True) as connection:
+        rows = connection.execute(
+            "select collection, split_mode, sum(n_shared_groups), sum(n_test), sum(n_train + n_validation + n_test) "
+            "from features join runs using (run_id) group by all"
+        ).fetchall()
+    assert {mode for _, mode, *_ in rows} == {"reference"}
+    # Tokens of one document fall on both sides, which a group split never allows.
+    assert next(shared for name, _, shared, *_ in rows if name == "text_features") > 0
+    for _, _, _, n_test, n_all in rows:
+        assert abs(n_test / n_all - 0.3) < 0.05
+
+
+@pytest.mark.slow
 def test_kill_at_any_moment_then_the_same_tables(
     finished: Path, tmp_path: Path, cli, tiny_profile: Path, prefect_environment: dict[str, str]
 ) -> None:
