@@ -20,7 +20,7 @@ from sparse_probing.errors import InputError
 # Raised when the same spec would give other bytes than before.
 DATASET_VERSION = 1
 EXTRACTION_VERSION = 1
-PROBING_VERSION = 1
+PROBING_VERSION = 2
 
 Pooling = Literal["none", "mean", "max", "last"]
 PROFILES_DIR = Path(__file__).parent / "profiles"

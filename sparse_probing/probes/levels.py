@@ -1,7 +1,6 @@
 """One-neuron probes from class-by-level counts, for many neurons at once.
 
-Rows here are (feature, neuron) pairs. Columns are the levels that occur in a row, in the order that `compact` gives them:
-from the level that speaks most for the positive class to the one that speaks least. Quantities are in units of levels;
+Rows here are neurons. Columns are the levels that occur in a row, rising (`compact`). Quantities are in units of levels;
 `single` turns them into activations. Nothing here counts samples or checks input.
 
 Every sum along a row is taken row by row (no matrix products of rounded numbers), so that a row's results do not depend
@@ -21,7 +20,7 @@ Floats = NDArray[np.float64]
 N_LEVELS = 256
 MAX_ITERATIONS = 60
 # Columns of a compact table come in multiples of this; a first fit merges as many to one.
-WIDTH_STEP = 32
+WIDTH_STEP = 64
 N_MERGED = 8
 N_BINS = 16
 # A Newton step that moves no score by more than this ends a fit; the error left is of the order of its square.
@@ -70,7 +69,7 @@ def moments(positive_sums: Floats, all_sums: Floats) -> Moments:
 
 
 def compact(occupied: NDArray[np.bool_], width: int) -> tuple[NDArray[np.intp], Floats]:
-    """Columns of the occupied levels of each neuron, from the bottom and from the top, and how far along each lies.
+    """The occupied levels of each neuron, without the others.
 
     Parameters
     ----------
@@ -80,25 +79,82 @@ def compact(occupied: NDArray[np.bool_], width: int) -> tuple[NDArray[np.intp], 
     Returns
     -------
     columns:
-        (2, n_neurons, width) levels, rising in the first and falling in the second; neurons with fewer end in an
-        unoccupied one, repeated.
+        (n_neurons, width) rising levels; neurons with fewer end in an unoccupied one, repeated.
     levels:
-        (2, n_neurons, width) rising floats: the level itself, and 255 less the level. 255 in the repeated columns.
+        (n_neurons, width) the same as floats; 255 in the repeated columns.
     """
     n_neurons = len(occupied)
     cell = np.flatnonzero(occupied)
     neuron, level = cell >> 8, cell & 255
     counts = np.bincount(neuron, minlength=n_neurons)
-    first = (np.cumsum(counts) - counts)[neuron]
-    place = np.arange(len(cell)) - first
-    columns = np.empty((2, n_neurons, width), np.intp)
-    columns[:] = np.argmin(occupied, axis=1)[:, None]
-    levels = np.full((2, n_neurons, width), N_LEVELS - 1.0)
-    for way, at, value in ((0, place, level), (1, counts[neuron] - 1 - place, N_LEVELS - 1 - level)):
-        target = neuron * width + at
-        columns[way].reshape(-1)[target] = level
-        levels[way].reshape(-1)[target] = value
-    return columns, levels
+    target = np.arange(len(cell)) + (np.arange(n_neurons) * width - np.cumsum(counts) + counts)[neuron]
+    columns = np.repeat(np.argmin(occupied, axis=1), width)
+    levels = np.full(n_neurons * width, N_LEVELS - 1.0)
+    columns[target], levels[target] = level, level
+    return columns.reshape(n_neurons, width), levels.reshape(n_neurons, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What one-neuron probes of several features with the same labelled training rows have in common.
+
+    Attributes
+    ----------
+    levels:
+        (n_rows, n_columns) rising.
+    totals, summed:
+        (n_rows, n_columns) training rows at each level, and up to it.
+    units, squares:
+        (n_rows, n_columns) level less its mean, over ten standard deviations, and its square.
+    merged_totals, merged_units, merged_squares:
+        The same with every eight columns merged to one.
+    spread:
+        (n_rows, n_columns) 1 / (t (n − t)) with t = summed, and at most 1.
+    bin_ends, in_bin:
+        (n_rows, 16) last column of each bin of nearly equal frequency, and training rows in it.
+    """
+
+    levels: Floats
+    totals: Floats
+    summed: Floats
+    units: Floats
+    squares: Floats
+    merged_totals: Floats
+    merged_units: Floats
+    merged_squares: Floats
+    spread: Floats
+    bin_ends: NDArray[np.intp]
+    in_bin: Floats
+
+    @classmethod
+    def of(cls, levels: Floats, totals: Floats, summed: Floats, about: Moments) -> Ground:
+        """The ground under features whose `about` agree in `n_total`, `mean` and `std`."""
+        units = levels - about.mean[:, None]
+        units *= ratio(0.1, about.std)[:, None]
+        merged_units = 0.5 * (units[:, ::N_MERGED] + units[:, N_MERGED - 1 :: N_MERGED])
+        spread = about.n_total[:, None] - summed
+        spread *= summed
+        np.maximum(spread, 1.0, out=spread)
+        np.reciprocal(spread, out=spread)
+        ends, in_bin = frequency_bins(summed)
+        return cls(
+            levels,
+            totals,
+            summed,
+            units,
+            units * units,
+            _merge(summed),
+            merged_units,
+            merged_units * merged_units,
+            spread,
+            ends,
+            in_bin,
+        )
+
+
+def _merge(summed: Floats) -> Floats:
+    """Counts in every eight columns together, from cumulative sums."""
+    return np.diff(summed[:, N_MERGED - 1 :: N_MERGED], axis=1, prepend=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +166,7 @@ class LevelFit:
     converged: NDArray[np.bool_]
 
 
-def fit_logistic(
-    positives: Floats,
-    totals: Floats,
-    cumulative_positives: Floats,
-    cumulative_totals: Floats,
-    levels: Floats,
-    about: Moments,
-    c: float,
-) -> LevelFit:
+def fit_logistic(positives: Floats, summed: Floats, ground: Ground, about: Moments, c: float) -> LevelFit:
     """Balanced L2-regularised logistic regression of each row's class on its level, by Newton's method.
 
     Minimises ½β² + c Σ w_i log(1 + exp(−y_i (α + β u_i))) with u the level over ten times its standard deviation and
@@ -127,10 +175,14 @@ def fit_logistic(
     halved (for a convex function that is a curvature condition), and a row is done when a Newton step moves no score by
     more than `TOLERANCE`. The slope has the sign of the mean difference (at β = 0 that is the gradient's), and is 0
     without one.
+
+    Parameters
+    ----------
+    positives, summed:
+        (n_rows, n_columns) positive training rows at each level, and up to it.
     """
     weight_positive = ratio(0.5 * about.n_total, about.n_positive)
     weight_negative = ratio(0.5 * about.n_total, about.n_total - about.n_positive)
-    scale = ratio(0.1, about.std)
 
     def weigh(positive: Floats, total: Floats) -> tuple[Floats, Floats]:
         target = weight_positive[:, None] * positive
@@ -139,25 +191,19 @@ def fit_logistic(
         mass += target
         return target, mass
 
-    units = levels - about.mean[:, None]
-    units *= scale[:, None]
-    merged = slice(N_MERGED - 1, None, N_MERGED)
-    coarse_positive = np.diff(cumulative_positives[:, merged], axis=1, prepend=0.0)
-    coarse_total = np.diff(cumulative_totals[:, merged], axis=1, prepend=0.0)
-    middles = 0.5 * (units[:, ::N_MERGED] + units[:, merged])
-    start, _ = _newton(*weigh(coarse_positive, coarse_total), middles, None, c, 0.05)
-    solution, converged = _newton(*weigh(positives, totals), units, start, c, TOLERANCE)
-    slope = solution[:, 1] * scale
+    merged = weigh(_merge(summed), ground.merged_totals)
+    start, _ = _newton(*merged, ground.merged_units, ground.merged_squares, None, c, 0.05)
+    solution, converged = _newton(*weigh(positives, ground.totals), ground.units, ground.squares, start, c, TOLERANCE)
+    slope = solution[:, 1] * ratio(0.1, about.std)
     slope = np.where(slope * about.mean_difference > 0, slope, 0.0)
     return LevelFit(np.where(slope == 0, 0.0, solution[:, 0] - slope * about.mean), slope, converged)
 
 
 def _newton(
-    target: Floats, mass: Floats, units: Floats, start: Floats | None, c: float, tolerance: float
+    target: Floats, mass: Floats, units: Floats, squares: Floats, start: Floats | None, c: float, tolerance: float
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Newton's method for (α, β) of each row; all arrays (n_rows, n_columns). Solutions, and which rows converged."""
     reach = np.maximum(np.abs(units[:, 0]), np.abs(units[:, -1]))
-    squares = units * units
     pull = np.einsum("ij->i", target)
     lever = np.einsum("ij,ij->i", target, units)
     n_rows = len(units)
@@ -212,7 +258,7 @@ def _newton(
 
 @dataclass(frozen=True, eq=False)
 class Cuts:
-    """Best threshold of each row: positive where direction * (level − threshold) > 0, with levels as `compact` counts them.
+    """Best threshold of each row: positive where direction * (level − threshold) > 0.
 
     Thresholds are half-integers, so that no level lies on one.
     """
@@ -221,47 +267,60 @@ class Cuts:
     direction: NDArray[np.int8]
 
 
-def best_cuts(cumulative_positives: Floats, cumulative_totals: Floats, levels: Floats, about: Moments) -> Cuts:
+def best_cuts(summed: Floats, ground: Ground, about: Moments) -> Cuts:
     """The threshold and direction of the highest Matthews correlation, midway between the levels on its two sides.
 
-    The correlation of "among the first columns" with the positive class is (n·p − P·t)/√(P N t (n − t)), with p positives
-    and t samples in those columns: one pass over the cumulative counts gives every threshold's.
+    The correlation of "in the columns up to this one" with the positive class is (n·p − P·t)/√(P N t (n − t)), with p
+    positives and t samples in those columns: one pass over the cumulative counts `summed` gives every threshold's.
     """
-    lever = about.n_positive[:, None] * cumulative_totals
-    lever -= about.n_total[:, None] * cumulative_positives
-    below = about.n_total[:, None] - cumulative_totals
-    below *= cumulative_totals
-    np.maximum(below, 1.0, out=below)
+    lever = about.n_positive[:, None] * ground.summed
+    lever -= about.n_total[:, None] * summed
     strength = lever * lever
-    strength /= below
+    strength *= ground.spread
     column = strength.argmax(axis=1)
     rows = np.arange(len(column))
     informed = strength[rows, column] > 0
-    direction = np.where(informed & (lever[rows, column] > 0), 1, -1).astype(np.int8)
-    following = np.count_nonzero(cumulative_totals <= cumulative_totals[rows, column][:, None], axis=1)
-    following = np.minimum(following, levels.shape[1] - 1)
-    threshold = np.floor(0.5 * (levels[rows, column] + levels[rows, following])) + 0.5
+    rising = np.where(informed, lever[rows, column] > 0, about.mean_difference > 0)
+    following = np.count_nonzero(ground.summed <= ground.summed[rows, column][:, None], axis=1)
+    following = np.minimum(following, ground.levels.shape[1] - 1)
+    threshold = np.floor(0.5 * (ground.levels[rows, column] + ground.levels[rows, following])) + 0.5
     # A neuron without information never fires.
-    return Cuts(np.where(informed, threshold, -0.5), direction)
+    never = np.where(rising, N_LEVELS - 0.5, -0.5)
+    return Cuts(np.where(informed, threshold, never), np.where(rising, 1, -1).astype(np.int8))
 
 
-def mutual_information(cumulative_positives: Floats, cumulative_totals: Floats, about: Moments) -> Floats:
-    """Mutual information (nats) of the class and the level in at most 16 bins of nearly equal frequency.
+def frequency_bins(summed: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """At most 16 bins of nearly equal frequency: they end where the cumulative counts reach q/16 of all.
 
-    The plug-in estimate on 256 levels would mostly measure the number of levels: its bias is about
-    (levels − 1)/(2n). Bins end at the levels where the cumulative frequency reaches q/16.
+    Returns
+    -------
+    (n_rows, 16) last column of each bin, and samples in it (0 in bins that are empty).
     """
-    n_rows, n_columns = cumulative_totals.shape
-    targets = about.n_total[:, None] * (np.arange(1, N_BINS) / N_BINS)
-    lift = 2.0 * (about.n_total.max(initial=1.0) + 1.0) * np.arange(n_rows)[:, None]
-    flat = (cumulative_totals + lift).ravel()
+    n_rows, n_columns = summed.shape
+    targets = summed[:, -1:] * (np.arange(1, N_BINS) / N_BINS)
+    lift = 2.0 * (summed[:, -1].max(initial=1.0) + 1.0) * np.arange(n_rows)[:, None]
+    flat = (summed + lift).ravel()
     ends = np.searchsorted(flat, (targets + lift).ravel()).reshape(n_rows, -1) - np.arange(n_rows)[:, None] * n_columns
     ends = np.concatenate([np.minimum(ends, n_columns - 1), np.full((n_rows, 1), n_columns - 1)], axis=1)
-    at = np.arange(n_rows)[:, None]
-    in_bin = np.diff(cumulative_totals[at, ends], axis=1, prepend=0.0)
-    positive = np.diff(cumulative_positives[at, ends], axis=1, prepend=0.0)
+    return ends, np.diff(np.take_along_axis(summed, ends, axis=1), axis=1, prepend=0.0)
+
+
+def mutual_information(summed: Floats, bin_ends: NDArray[np.intp], in_bin: Floats, about: Moments) -> Floats:
+    """Mutual information (nats) of the class and the level in bins of nearly equal frequency.
+
+    The plug-in estimate on 256 levels would mostly measure the number of levels: its bias is about
+    (levels − 1)/(2n).
+
+    Parameters
+    ----------
+    summed:
+        (n_rows, n_columns) cumulative counts of positive samples.
+    bin_ends, in_bin:
+        From `frequency_bins` of all samples.
+    """
+    positive = np.diff(np.take_along_axis(summed, bin_ends, axis=1), axis=1, prepend=0.0)
     n, n_positive = about.n_total[:, None], about.n_positive[:, None]
-    total = np.zeros(n_rows)
+    total = np.zeros(len(summed))
     for count, size in ((positive, n_positive), (in_bin - positive, n - n_positive)):
         share = ratio(count * n, in_bin * size)
         total += np.sum(ratio(count, n) * np.log(np.where(share > 0, share, 1.0)), axis=1)

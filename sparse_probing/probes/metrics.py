@@ -12,6 +12,8 @@ was measured there.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -79,6 +81,44 @@ def _fowlkes_mallows(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
     return np.sqrt(ratio(together, true_pairs)) * np.sqrt(ratio(together, predicted_pairs))
 
 
+@dataclass(frozen=True, eq=False)
+class Margin:
+    """How many samples lie at each score, whatever their class: what the curves of all features of a neuron share.
+
+    Attributes
+    ----------
+    totals, summed:
+        (n_rows, n_columns) float64 counts, and their cumulative sums along the columns.
+    up_to, from_on:
+        One over the samples in the columns up to this one, and from this one on; 0 where there are none.
+    first, last:
+        (n_rows,) the first and the last column with a sample (any, where there is none).
+    """
+
+    totals: Floats
+    summed: Floats
+    up_to: Floats
+    from_on: Floats
+    first: NDArray[np.intp]
+    last: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, totals: Floats, summed: Floats) -> Margin:
+        """The margin of counts whose cumulative sums are at hand."""
+        rest = summed[:, -1:] - summed
+        rest += totals
+        parts = []
+        for samples in (summed, rest):
+            empty = samples == 0
+            inverse = samples + empty
+            np.reciprocal(inverse, out=inverse)
+            inverse -= empty
+            parts.append(inverse)
+        occupied = totals > 0
+        last = occupied.shape[1] - 1 - occupied[:, ::-1].argmax(axis=1)
+        return cls(totals, summed, parts[0], parts[1], occupied.argmax(axis=1), last)
+
+
 def curve_metrics(positives: Floats, totals: Floats) -> dict[str, Floats]:
     """ROC-AUC, PR-AUC and average precision from counts along the falling score.
 
@@ -95,33 +135,43 @@ def curve_metrics(positives: Floats, totals: Floats) -> dict[str, Floats]:
         precision-recall curve, which starts at recall 0 with precision 1) and ``average_precision`` (steps under the
         same curve: the sum of precision times gain in recall).
     """
-    return curve_metrics_cumulative(positives, totals, np.cumsum(positives, axis=1), np.cumsum(totals, axis=1))
+    return both_curves(positives, np.cumsum(positives, axis=1), Margin.of(totals, np.cumsum(totals, axis=1)))[0]
 
 
-def curve_metrics_cumulative(
-    positives: Floats, totals: Floats, true_positives: Floats, predicted: Floats, work: Floats | None = None
-) -> dict[str, Floats]:
-    """`curve_metrics` where the cumulative sums along the falling score are at hand; `work` is overwritten."""
-    n_positive, n_total = true_positives[:, -1], predicted[:, -1]
-    # Precision is 1 before the first sample: there the curve starts.
-    precision = np.maximum(predicted, 1.0, out=work)
-    np.divide(true_positives, precision, out=precision)
-    precision += predicted == 0
-    steps = np.einsum("ij,ij->i", positives, precision)
-    before = positives[:, 0] + np.einsum("ij,ij->i", positives[:, 1:], precision[:, :-1])
+def both_curves(
+    positives: Floats, summed: Floats, margin: Margin, work: Floats | None = None
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """`curve_metrics` of a score that falls along the columns, and of one that rises; `work` is overwritten.
+
+    `summed` are the cumulative sums of `positives`.
+    """
+    rows = np.arange(len(positives))
+    n_positive, n_total = summed[:, -1], margin.summed[:, -1]
+    # A curve starts with precision 1 before its first sample, and goes on with the precision so far.
+    precision = np.multiply(summed, margin.up_to, out=work)
+    falling = np.einsum("ij,ij->i", positives, precision)
+    falling_before = positives[rows, margin.first] + np.einsum("ij,ij->i", positives[:, 1:], precision[:, :-1])
+    np.subtract(positives, summed, out=precision)
+    precision += n_positive[:, None]
+    precision *= margin.from_on
+    rising = np.einsum("ij,ij->i", positives, precision)
+    rising_before = positives[rows, margin.last] + np.einsum("ij,ij->i", positives[:, :-1], precision[:, 1:])
     # A sample ranks below the positives above it and half of those it ties with; summed over all samples, less the
     # same sum over positives, which is half the square of their number.
-    above = np.einsum("ij,ij->i", totals, true_positives) - 0.5 * np.einsum("ij,ij->i", totals, positives)
-    pairs = above - 0.5 * n_positive * n_positive
-    out = {
-        "roc_auc": ratio(pairs, n_positive * (n_total - n_positive)),
-        "pr_auc": ratio(0.5 * (steps + before), n_positive),
-        "average_precision": ratio(steps, n_positive),
-    }
+    above = np.einsum("ij,ij->i", margin.totals, summed) - 0.5 * np.einsum("ij,ij->i", margin.totals, positives)
+    pairs, all_pairs = above - 0.5 * n_positive * n_positive, n_positive * (n_total - n_positive)
     empty = n_total == 0
-    if np.any(empty):
-        out = {name: np.where(empty, np.nan, value) for name, value in out.items()}
-    return out
+    found = []
+    for won, steps, before in ((pairs, falling, falling_before), (all_pairs - pairs, rising, rising_before)):
+        out = {
+            "roc_auc": ratio(won, all_pairs),
+            "pr_auc": ratio(0.5 * (steps + before), n_positive),
+            "average_precision": ratio(steps, n_positive),
+        }
+        if np.any(empty):
+            out = {name: np.where(empty, np.nan, value) for name, value in out.items()}
+        found.append(out)
+    return found[0], found[1]
 
 
 def score_metrics(y: ArrayLike, scores: ArrayLike) -> dict[str, float]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparse_probing.errors import InputError
 from sparse_probing.probes.counts import count_levels, quantise
 from sparse_probing.probes.data import ProbeData
-from sparse_probing.probes.levels import moments, mutual_information, power_sums
+from sparse_probing.probes.levels import frequency_bins, moments, mutual_information, power_sums
 from sparse_probing.probes.logistic import fit_logistic
 from sparse_probing.probes.single import NeuronScores
 
@@ -100,10 +100,8 @@ def _count_criterion(data: ProbeData, criterion: str) -> Floats:
         negative, positive = counted[:, start : start + 512].astype(np.float64)
         about = moments(power_sums(positive), power_sums(negative + positive))
         if criterion == "mi":
-            # Bins are cut from the level that speaks most for the positive class, as in `single`.
-            total, turned = negative + positive, about.mean_difference > 0
-            positive[turned], total[turned] = positive[turned, ::-1], total[turned, ::-1]
-            parts.append(mutual_information(np.cumsum(positive, axis=1), np.cumsum(total, axis=1), about))
+            bins = frequency_bins(np.cumsum(negative + positive, axis=1))
+            parts.append(mutual_information(np.cumsum(positive, axis=1), *bins, about))
         else:
             parts.append(about.f_statistic)
     return np.concatenate(parts)

@@ -7,10 +7,11 @@ permutation nulls are elsewhere.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from sparse_probing.probes.counts import (
 )
 from sparse_probing.probes.levels import (
     WIDTH_STEP,
+    Ground,
     Moments,
     best_cuts,
     compact,
@@ -36,14 +38,13 @@ from sparse_probing.probes.levels import (
     mutual_information,
     power_sums,
 )
-from sparse_probing.probes.metrics import curve_metrics, curve_metrics_cumulative, threshold_metrics
+from sparse_probing.probes.metrics import Margin, both_curves, curve_metrics, threshold_metrics
 from sparse_probing.probes.splits import group_split
 from sparse_probing.schemas import CLASSIFICATION_METRICS, SPLITS
 
 Floats = NDArray[np.float64]
-# Rows (feature × neuron) worked on at once. With fewer, two threads spend their time on the interpreter lock
-# (measured on 11 features: 640 rows 0.51 s a layer, 6,400 rows 0.18 s).
-_BLOCK_ROWS = 6400
+# Neurons worked on at once.
+_BLOCK_NEURONS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,30 +186,29 @@ def score_features(
     n_features = labels.shape[1]
     columns = label_columns(labels, codes)
     workers = n_threads or min(4, os.cpu_count() or 1)
-    n_chunks = -(-table.shape[1] * n_features // _BLOCK_ROWS)
+    # As many chunks for each thread, none larger than a block.
+    n_chunks = -(-table.shape[1] // _BLOCK_NEURONS)
     n_chunks = -(-n_chunks // workers) * workers if n_chunks > 1 else 1
     chunk = max(1, -(-table.shape[1] // n_chunks))
     chunks = [slice(start, min(start + chunk, table.shape[1])) for start in range(0, table.shape[1], chunk)]
-    rooms = [_Workspace(n_features * chunk) for _ in range(min(workers, len(chunks)))]
+    rooms = [_Workspace() for _ in range(min(workers, len(chunks)))]
 
-    def score(neurons: slice) -> dict[str, NDArray[Any]]:
+    def score(neurons: slice) -> list[dict[str, NDArray[Any]]]:
         room = rooms.pop()
         scored = _score_chunk(count_tables(table, columns, neurons), columns.positive, columns.labelled, room, c)
         rooms.append(room)
         return scored
 
-    results = [_Results(table.shape[1]) for _ in range(n_features)]
     if len(rooms) == 1:
         scored_chunks = list(map(score, chunks))
     else:
         with ThreadPoolExecutor(len(rooms)) as pool:
             scored_chunks = list(pool.map(score, chunks))
-    for neurons, scored in zip(chunks, scored_chunks, strict=True):
-        width = neurons.stop - neurons.start
-        for feature, result in enumerate(results):
-            result.place(neurons, scored, slice(feature * width, (feature + 1) * width))
     sizes = _class_sizes(labels, codes)
-    return [_assemble(result.arrays, low, step, sizes[feature]) for feature, result in enumerate(results)]
+    return [
+        _assemble(_joined([scored[feature] for scored in scored_chunks]), low, step, sizes[feature])
+        for feature in range(n_features)
+    ]
 
 
 def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
@@ -225,14 +225,17 @@ def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
             f"Training counts hold {sizes[0, 1]} positive and {sizes[0, 0]} negative samples; a probe needs both.",
             remedy="Count more shards, or split otherwise.",
         )
-    room, result = _Workspace(min(_BLOCK_ROWS, counts.n_neurons)), _Results(counts.n_neurons)
-    for start in range(0, counts.n_neurons, _BLOCK_ROWS):
-        neurons = slice(start, min(start + _BLOCK_ROWS, counts.n_neurons))
-        width = neurons.stop - start
-        negative, positive = np.moveaxis(counts.counts[:, :, neurons], 1, 0).astype(np.float64)
-        tables = list(np.stack([negative + positive, positive], axis=-1))
-        result.place(neurons, _score_chunk(tables, (1,), (0,), room, c), slice(0, width))
-    return _assemble(result.arrays, counts.offset, counts.scale, sizes)
+    room, scored = _Workspace(), []
+    for start in range(0, counts.n_neurons, _BLOCK_NEURONS):
+        negative, positive = np.moveaxis(counts.counts[:, :, start : start + _BLOCK_NEURONS], 1, 0)
+        tables = list(np.stack([negative + positive, positive], axis=1))
+        scored.append(_score_chunk(tables, (1,), (0,), room, c)[0])
+    return _assemble(_joined(scored), counts.offset, counts.scale, sizes)
+
+
+def _joined(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Flat arrays of consecutive chunks of neurons as those of all."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def default_split(
@@ -275,197 +278,152 @@ def _class_sizes(labels: NDArray[np.int8], split: NDArray[np.int8]) -> NDArray[n
     return np.asarray(np.moveaxis(np.array(per_split), -1, 0), np.int64)
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """Compact counts of one split and their sums along the columns, (n_rows, n_columns) each."""
-
-    positives: Floats
-    totals: Floats
-    summed_positives: Floats
-    summed_totals: Floats
-
-    def pick(self, rows: NDArray[np.intp]) -> _Table:
-        """A copy of some rows."""
-        return _Table(self.positives[rows], self.totals[rows], self.summed_positives[rows], self.summed_totals[rows])
-
-    def ranked(self, work: Floats | None = None) -> dict[str, Floats]:
-        """Score metrics, the score falling along the columns."""
-        return curve_metrics_cumulative(self.positives, self.totals, self.summed_positives, self.summed_totals, work)
-
-
 class _Workspace:
-    """Memory for the compact tables of one chunk, kept from chunk to chunk: fresh memory costs more than the sums."""
+    """Memory for the tables of one chunk, kept from chunk to chunk: fresh memory costs more than the sums."""
 
-    def __init__(self, n_rows: int) -> None:
-        self._flat = [np.empty(n_rows * N_LEVELS) for _ in range(4 * len(SPLITS) + 1)]
-        self._whole = np.empty(n_rows * N_LEVELS, np.int64)
+    def __init__(self) -> None:
+        self._flat: dict[str, NDArray[Any]] = {}
 
-    def gather(
-        self, counted: list[NDArray[Any]], positive: NDArray[np.intp], labelled: int, cells: NDArray[np.intp]
-    ) -> tuple[list[_Table], Floats]:
-        """Compact tables of (n_features, n_neurons, n_columns) cells of each split's counts, and scratch of their shape.
+    def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float64) -> NDArray[Any]:
+        """An array of that name, its content undefined."""
+        size = math.prod(shape)
+        if name not in self._flat or self._flat[name].size < size:
+            self._flat[name] = np.empty(size, dtype)
+        return self._flat[name][:size].reshape(shape)
 
-        Cells number (neuron, level); `positive` is each feature's column of the counts, `labelled` the one they share.
-        """
-        shape = (cells.shape[0] * cells.shape[1], cells.shape[2])
-        free = [flat[: cells.size].reshape(shape) for flat in self._flat]
-        whole = self._whole[: cells.size].reshape(shape)
-        cells = cells * counted[0].shape[-1]
-        at_positive, at_labelled = (cells + positive[:, None, None]).reshape(shape), (cells + labelled).reshape(shape)
-        tables = []
-        for code, table in enumerate(counted):
-            p, t, summed_p, summed_t = free[4 * code : 4 * code + 4]
-            for where, part, summed in ((at_positive, p, summed_p), (at_labelled, t, summed_t)):
-                taken = table.reshape(-1).take(where)
-                np.copyto(part, taken)
-                # In integers, which is several times faster than in floats.
-                np.copyto(whole, taken, casting="unsafe")
-                np.cumsum(whole, axis=1, out=whole)
-                np.copyto(summed, whole)
-            tables.append(_Table(p, t, summed_p, summed_t))
-        return tables, free[-1]
-
-
-class _Results:
-    """Flat arrays of one feature by name, filled block by block."""
-
-    def __init__(self, n_neurons: int) -> None:
-        self.n_neurons = n_neurons
-        self.arrays: dict[str, NDArray[Any]] = {}
-
-    def place(self, neurons: slice, scored: dict[str, NDArray[Any]], rows: slice) -> None:
-        for name, value in scored.items():
-            if name not in self.arrays:
-                self.arrays[name] = np.empty(self.n_neurons, value.dtype)
-            self.arrays[name][neurons] = value[rows]
+    def gather(self, name: str, counted: NDArray[Any], cells: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """Counts in some cells as floats, and their cumulative sums along the columns."""
+        whole = self.array(f"whole {counted.dtype}", cells.shape, counted.dtype.type)
+        # With "clip" numpy writes to `out` without a buffer between; no cell lies outside.
+        np.take(counted.reshape(-1), cells, out=whole, mode="clip")
+        plain, summed = self.array(name, cells.shape), self.array(f"summed {name}", cells.shape)
+        np.copyto(plain, whole)
+        # In integers, which is several times faster than in floats.
+        np.cumsum(whole, axis=1, out=whole)
+        np.copyto(summed, whole)
+        return plain, summed
 
 
 def _score_chunk(
     counted: list[NDArray[Any]], positive: tuple[int, ...], labelled: tuple[int, ...], room: _Workspace, c: float
-) -> dict[str, NDArray[Any]]:
-    """All quantities of (feature, neuron) rows, feature by feature, in units of levels, under flat names.
+) -> list[dict[str, NDArray[Any]]]:
+    """All quantities of each feature for a chunk of neurons, in units of levels, under flat names.
 
-    Levels that do not occur are left out, and rows are turned so that their first columns speak for the positive class:
-    the fitted slope has the sign of the mean difference, and cumulative sums run along the falling score. Rows are worked
-    on together with others of about as many levels; their results do not depend on which.
+    Levels that do not occur are left out. Neurons are worked on together with others of about as many levels; their
+    results do not depend on which.
 
     Parameters
     ----------
     counted:
-        (n_neurons, 256, n_columns) for each split (see `counts.count_tables`).
+        (n_columns, n_neurons, 256) whole numbers for each split (see `counts.count_tables`).
     positive, labelled:
         Each feature's columns.
     """
-    n_features, n_neurons = len(positive), counted[0].shape[0]
-    sums = np.moveaxis(power_sums(np.moveaxis(counted[0], 1, 2).astype(np.float64)), 1, 0)
-    about = moments(sums[list(positive)].reshape(-1, 3), sums[list(labelled)].reshape(-1, 3))
-    up = about.mean_difference > 0
-    out: dict[str, NDArray[Any]] = {}
+    n_neurons = counted[0].shape[1]
+    sums = power_sums(counted[0].astype(np.float64))
+    about = [moments(sums[p], sums[t]) for p, t in zip(positive, labelled, strict=True)]
+    out: list[dict[str, NDArray[Any]]] = [
+        {"std": one.std, "mean_difference": one.mean_difference, "f_statistic": one.f_statistic} for one in about
+    ]
     for column in sorted(set(labelled)):
-        alike = np.flatnonzero(np.array(labelled) == column)
-        occupied = (counted[0][:, :, column] + counted[1][:, :, column] + counted[2][:, :, column]) > 0
+        alike = [feature for feature, one in enumerate(labelled) if one == column]
+        occupied = (counted[0][column] + counted[1][column] + counted[2][column]) > 0
         width = -(-np.count_nonzero(occupied, axis=1) // WIDTH_STEP) * WIDTH_STEP
         for one in np.unique(width):
             neurons = np.flatnonzero(width == one)
-            rows = (alike[:, None] * n_neurons + neurons).ravel()
-            turned = up[rows].reshape(len(alike), -1).astype(np.intp)
-            place = np.arange(len(neurons))
-            both_columns, both_levels = compact(occupied[neurons], int(one))
-            cells = both_columns[turned, place] + (neurons * N_LEVELS)[:, None]
-            levels = both_levels[turned, place].reshape(len(rows), -1)
-            tables, work = room.gather(counted, np.array(positive)[alike], column, cells)
-            for name, value in _score_rows(tables, levels, _pick(about, rows, up[rows]), c, work).items():
-                if name not in out:
-                    out[name] = np.empty(n_features * n_neurons, value.dtype)
-                out[name][rows] = value
-    sign, top = np.where(up, -1.0, 1.0), np.where(up, N_LEVELS - 1.0, 0.0)
-    out["intercept"] += out["slope"] * top
-    out["slope"] *= sign
-    out["threshold"] = top + sign * out["threshold"]
-    out["direction"] = (out["direction"] * sign).astype(np.int8)
-    return out | {"std": about.std, "mean_difference": about.mean_difference, "f_statistic": about.f_statistic}
+            columns, levels = compact(occupied[neurons], int(one))
+            columns += (neurons * N_LEVELS)[:, None]
+            margins = [
+                Margin.of(*room.gather(f"totals of {name}", table[column], columns))
+                for name, table in zip(SPLITS, counted, strict=True)
+            ]
+            ground = Ground.of(levels, margins[0].totals, margins[0].summed, _pick(about[alike[0]], neurons))
+            for feature in alike:
+                tables = [
+                    room.gather(name, table[positive[feature]], columns)
+                    for name, table in zip(SPLITS, counted, strict=True)
+                ]
+                work = room.array("work", columns.shape)
+                scored = _score_rows(tables, margins, ground, _pick(about[feature], neurons), c, work)
+                for name, value in scored.items():
+                    out[feature].setdefault(name, np.empty(n_neurons, value.dtype))[neurons] = value
+    return out
 
 
-def _pick(about: Moments, rows: NDArray[np.intp], up: NDArray[np.bool_]) -> Moments:
-    """Moments of some rows, of the levels as `compact` counts them."""
-    mean = about.mean[rows]
-    return Moments(
-        n_positive=about.n_positive[rows],
-        n_total=about.n_total[rows],
-        mean=np.where(up, N_LEVELS - 1 - mean, mean),
-        std=about.std[rows],
-        mean_difference=-np.abs(about.mean_difference[rows]),
-        f_statistic=about.f_statistic[rows],
-    )
+def _pick(about: Moments, neurons: NDArray[np.intp]) -> Moments:
+    """Moments of some neurons."""
+    return Moments(*(getattr(about, field.name)[neurons] for field in fields(Moments)))
 
 
 def _score_rows(
-    tables: list[_Table], levels: Floats, about: Moments, c: float, work: Floats
+    tables: list[tuple[Floats, Floats]],
+    margins: list[Margin],
+    ground: Ground,
+    about: Moments,
+    c: float,
+    work: Floats,
 ) -> dict[str, NDArray[Any]]:
-    """Fits, cuts and metrics of rows with compact tables, for levels as `compact` counts them."""
-    train = tables[0]
-    sums = train.summed_positives, train.summed_totals
-    fit = fit_logistic(train.positives, train.totals, *sums, levels, about, c)
-    cuts = best_cuts(*sums, levels, about)
+    """Fits, cuts and metrics of one feature; `tables` are counts of positives and their cumulative sums by split."""
+    positives, summed = tables[0]
+    fit = fit_logistic(positives, summed, ground, about, c)
+    cuts = best_cuts(summed, ground, about)
     out: dict[str, NDArray[Any]] = {
         "intercept": fit.intercept,
         "slope": fit.slope,
         "converged": fit.converged,
         "threshold": cuts.threshold,
         "direction": cuts.direction,
-        "mutual_information": mutual_information(*sums, about),
+        "mutual_information": mutual_information(summed, ground.bin_ends, ground.in_bin, about),
     }
     # Without a slope the score is 0 everywhere: never positive, one tie.
-    flat = fit.slope == 0
-    crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, -1.0, fit.slope))
-    n_below = np.count_nonzero(levels < crossing[:, None], axis=1)
-    n_below_cut = np.count_nonzero(levels < cuts.threshold[:, None], axis=1)
-    at_fit = threshold_metrics(*np.stack([_first(n_below, part) for part in tables], axis=1))
-    confusion = np.stack([_first(n_below_cut, part) for part in tables], axis=1)
-    tp, fp, fn, tn = confusion
-    swapped = np.stack([fn, tn, tp, fp])
-    at_best = threshold_metrics(*np.where(cuts.direction < 0, confusion, swapped))
-    other, level = np.flatnonzero((cuts.direction > 0) | flat), np.flatnonzero(flat)
-    for name, part, fitted, best in zip(SPLITS, tables, _by_split(at_fit), _by_split(at_best), strict=True):
-        ranked = part.ranked(work)
-        ranked_best = {metric: value.copy() for metric, value in ranked.items()}
-        if len(other):
-            for metric, value in _along(cuts.direction[other], part.pick(other)).items():
-                ranked_best[metric][other] = value
-        if len(level):
-            for metric, value in curve_metrics(
-                part.summed_positives[level, -1:], part.summed_totals[level, -1:]
-            ).items():
-                ranked[metric][level] = value
+    flat, rising, best_rising = fit.slope == 0, fit.slope > 0, cuts.direction > 0
+    crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, 1.0, fit.slope))
+    # A level at the crossing itself has score 0, which is not positive.
+    crossing = np.where(rising, np.nextafter(crossing, np.inf), crossing)
+    at_fit = threshold_metrics(*_confusion(ground.levels, crossing, rising, tables, margins))
+    at_best = threshold_metrics(*_confusion(ground.levels, cuts.threshold, best_rising, tables, margins))
+    tied = np.flatnonzero(flat)
+    for name, (plain, up_to), margin, fitted, best in zip(
+        SPLITS, tables, margins, _by_split(at_fit), _by_split(at_best), strict=True
+    ):
+        down, up = both_curves(plain, up_to, margin, work)
+        ranked = {metric: np.where(rising, up[metric], down[metric]) for metric in down}
+        ranked_best = {metric: np.where(best_rising, up[metric], down[metric]) for metric in down}
+        if len(tied):
+            for metric, value in curve_metrics(up_to[tied, -1:], margin.summed[tied, -1:]).items():
+                ranked[metric][tied] = value
         for metric in CLASSIFICATION_METRICS:
             out[f"{name}/{metric}"] = (fitted | ranked)[metric]
             out[f"{name}/best/{metric}"] = (best | ranked_best)[metric]
     return out
 
 
-def _first(n_columns: NDArray[np.intp], table: _Table) -> Floats:
-    """(4, n_rows) true and false positives, false and true negatives of "positive in the first columns"."""
-    cumulative_p, cumulative_t = table.summed_positives, table.summed_totals
-    rows, last = np.arange(len(n_columns)), np.maximum(n_columns - 1, 0)
-    tp = np.where(n_columns > 0, cumulative_p[rows, last], 0.0)
-    predicted = np.where(n_columns > 0, cumulative_t[rows, last], 0.0)
-    positive, total = cumulative_p[:, -1], cumulative_t[:, -1]
-    return np.stack([tp, predicted - tp, positive - tp, total - positive - predicted + tp])
+def _confusion(
+    levels: Floats,
+    threshold: Floats,
+    rising: NDArray[np.bool_],
+    tables: list[tuple[Floats, Floats]],
+    margins: list[Margin],
+) -> Floats:
+    """(4, n_splits, n_rows) true and false positives, false and true negatives of "level on the threshold's one side".
+
+    That is above the threshold where `rising`, else below it.
+    """
+    n_below = np.count_nonzero(levels < threshold[:, None], axis=1)
+    rows, last, some = np.arange(len(n_below)), np.maximum(n_below - 1, 0), n_below > 0
+    parts = []
+    for (_, summed), margin in zip(tables, margins, strict=True):
+        below_positive = np.where(some, summed[rows, last], 0.0)
+        below = np.where(some, margin.summed[rows, last], 0.0)
+        positive, total = summed[:, -1], margin.summed[:, -1]
+        tp = np.where(rising, positive - below_positive, below_positive)
+        predicted = np.where(rising, total - below, below)
+        parts.append(np.stack([tp, predicted - tp, positive - tp, total - positive - predicted + tp]))
+    return np.stack(parts, axis=1)
 
 
 def _by_split(metrics: dict[str, Floats]) -> list[dict[str, Floats]]:
     return [{name: value[code] for name, value in metrics.items()} for code in range(len(SPLITS))]
-
-
-def _along(direction: NDArray[np.int8], table: _Table) -> dict[str, Floats]:
-    """Score metrics of rows whose score falls along the columns (direction −1) or rises (+1); overwrites the table."""
-    back = np.flatnonzero(direction > 0)
-    for part, summed in ((table.positives, table.summed_positives), (table.totals, table.summed_totals)):
-        part[back] = part[back, ::-1]
-        turned = summed[back, -1:] - summed[back, ::-1]
-        turned += part[back]
-        summed[back] = turned
-    return table.ranked()
 
 
 def _assemble(

@@ -369,13 +369,12 @@ def _ranks(table: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
     codes = table[rows]
     if codes.dtype != np.uint8:
         codes, _, _ = quantise(codes)
-    everyone = np.ones((len(rows), 1), np.float32)
     out = np.empty(codes.shape, np.float32)
-    columns = LabelColumns((np.arange(len(rows)),), (everyone,), (0,), (0,))
+    columns = LabelColumns((np.arange(len(rows)),), ((slice(0, len(rows)),),), (0,), (0,))
     for start in range(0, codes.shape[1], 256):
         neurons = slice(start, min(start + 256, codes.shape[1]))
         counted = count_tables(codes, columns, neurons)[0]
-        count = counted[:, :, 0].astype(np.float64)
+        count = counted[0].astype(np.float64)
         middle = np.cumsum(count, axis=1) - 0.5 * count - 0.5 * len(rows)
         spread = np.sqrt(np.einsum("ij,ij->i", count, middle**2) / len(rows))
         middle *= np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)[:, None]

@@ -236,6 +236,12 @@ def test_trainable_features_names_the_usable_ones() -> None:
     assert trainable_features(Y, np.array([0, 0, 2])).tolist() == [True, False, False]
 
 
+def test_the_widest_range_of_floats_gives_finite_scores() -> None:
+    found = score_neurons(np.array([[np.finfo(np.float64).max], [0.0]]), np.array([1, -1]), split=np.zeros(2, np.int8))
+    assert np.isfinite(found.mean_difference).all()
+    assert np.isfinite(found.best_threshold).all()
+
+
 @given(
     npst.arrays(
         st.sampled_from([np.float16, np.float32, np.float64, np.uint8]),
