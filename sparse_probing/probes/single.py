@@ -40,7 +40,7 @@ from sparse_probing.probes.levels import (
 )
 from sparse_probing.probes.metrics import Margin, both_curves, curve_metrics, threshold_metrics
 from sparse_probing.probes.splits import group_split
-from sparse_probing.schemas import CLASSIFICATION_METRICS, SPLITS
+from sparse_probing.schemas import SCORE_METRICS, SPLITS
 
 Floats = NDArray[np.float64]
 # Neurons worked on at once.
@@ -235,7 +235,7 @@ def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
 
 def _joined(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     """Flat arrays of consecutive chunks of neurons as those of all."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
 
 
 def default_split(
@@ -307,7 +307,7 @@ class _Workspace:
 def _score_chunk(
     counted: list[NDArray[Any]], positive: tuple[int, ...], labelled: tuple[int, ...], room: _Workspace, c: float
 ) -> list[dict[str, NDArray[Any]]]:
-    """All quantities of each feature for a chunk of neurons, in units of levels, under flat names.
+    """Each feature's quantities for a chunk of neurons, in units of levels, under flat names; neurons come last.
 
     Levels that do not occur are left out. Neurons are worked on together with others of about as many levels; their
     results do not depend on which.
@@ -346,7 +346,8 @@ def _score_chunk(
                 work = room.array("work", columns.shape)
                 scored = _score_rows(tables, margins, ground, _pick(about[feature], neurons), c, work)
                 for name, value in scored.items():
-                    out[feature].setdefault(name, np.empty(n_neurons, value.dtype))[neurons] = value
+                    whole = out[feature].setdefault(name, np.empty((*value.shape[:-1], n_neurons), value.dtype))
+                    whole[..., neurons] = value
     return out
 
 
@@ -380,21 +381,17 @@ def _score_rows(
     crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, 1.0, fit.slope))
     # A level at the crossing itself has score 0, which is not positive.
     crossing = np.where(rising, np.nextafter(crossing, np.inf), crossing)
-    at_fit = threshold_metrics(*_confusion(ground.levels, crossing, rising, tables, margins))
-    at_best = threshold_metrics(*_confusion(ground.levels, cuts.threshold, best_rising, tables, margins))
+    out["confusion"] = _confusion(ground.levels, crossing, rising, tables, margins)
+    out["best_confusion"] = _confusion(ground.levels, cuts.threshold, best_rising, tables, margins)
     tied = np.flatnonzero(flat)
-    for name, (plain, up_to), margin, fitted, best in zip(
-        SPLITS, tables, margins, _by_split(at_fit), _by_split(at_best), strict=True
-    ):
+    for name, (plain, up_to), margin in zip(SPLITS, tables, margins, strict=True):
         down, up = both_curves(plain, up_to, margin, work)
-        ranked = {metric: np.where(rising, up[metric], down[metric]) for metric in down}
-        ranked_best = {metric: np.where(best_rising, up[metric], down[metric]) for metric in down}
-        if len(tied):
-            for metric, value in curve_metrics(up_to[tied, -1:], margin.summed[tied, -1:]).items():
-                ranked[metric][tied] = value
-        for metric in CLASSIFICATION_METRICS:
-            out[f"{name}/{metric}"] = (fitted | ranked)[metric]
-            out[f"{name}/best/{metric}"] = (best | ranked_best)[metric]
+        for metric in SCORE_METRICS:
+            ranked = np.where(rising, up[metric], down[metric])
+            if len(tied):
+                ranked[tied] = curve_metrics(up_to[tied, -1:], margin.summed[tied, -1:])[metric]
+            out[f"{name}/{metric}"] = ranked
+            out[f"{name}/best/{metric}"] = np.where(best_rising, up[metric], down[metric])
     return out
 
 
@@ -422,10 +419,6 @@ def _confusion(
     return np.stack(parts, axis=1)
 
 
-def _by_split(metrics: dict[str, Floats]) -> list[dict[str, Floats]]:
-    return [{name: value[code] for name, value in metrics.items()} for code in range(len(SPLITS))]
-
-
 def _assemble(
     flat: dict[str, NDArray[Any]],
     offset: NDArray[np.floating[Any]],
@@ -434,12 +427,15 @@ def _assemble(
 ) -> NeuronScores:
     """Flat arrays to one frozen result, levels to activations."""
     low, step = offset.astype(np.float64), scale.astype(np.float64)
-    metrics: dict[str, dict[str, Floats]] = {name: {} for name in SPLITS}
-    best: dict[str, dict[str, Floats]] = {name: {} for name in SPLITS}
-    for name, value in flat.items():
-        where, *rest = name.split("/")
-        if rest:
-            (best if len(rest) == 2 else metrics)[where][rest[-1]] = value
+    # All neurons at once: by chunks, the many small operations would take longer than the numbers.
+    at_fit, at_best = threshold_metrics(*flat["confusion"]), threshold_metrics(*flat["best_confusion"])
+    metrics: dict[str, dict[str, Floats]] = {}
+    best: dict[str, dict[str, Floats]] = {}
+    for code, name in enumerate(SPLITS):
+        metrics[name] = {metric: value[code] for metric, value in at_fit.items()}
+        best[name] = {metric: value[code] for metric, value in at_best.items()}
+        for metric in SCORE_METRICS:
+            metrics[name][metric], best[name][metric] = flat[f"{name}/{metric}"], flat[f"{name}/best/{metric}"]
     std = flat["std"] * np.abs(step)
     coef = np.divide(flat["slope"], step, out=np.zeros_like(std), where=step != 0)
     return NeuronScores(
