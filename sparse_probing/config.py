@@ -102,6 +102,13 @@ class ProbingSpec(Spec):
         default=("dense_probe",),
         description="Costlier methods, fitted only on the layer where validation finds a feature's best neuron.",
     )
+    regression_methods: tuple[str, ...] = Field(
+        default=("heuristic_sparse_regression_sweep",),
+        description="The same as methods, for features whose targets are numbers.",
+    )
+    best_layer_regression_methods: tuple[str, ...] = Field(
+        default=("dense_regression_probe",), description="The same as best_layer_methods, for such features."
+    )
     k_values: tuple[int, ...] = (1, 2, 4, 8, 16)
     k_values_by_method: Mapping[str, tuple[int, ...]] = Field(
         default_factory=dict, description="Other sizes for single methods."

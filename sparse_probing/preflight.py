@@ -34,18 +34,26 @@ def preflight(study: StudySpec, settings: Settings) -> None:
     """
     from sparse_probing import probes
     from sparse_probing.datasets import build
-    from sparse_probing.datasets.registry import get_collection
     from sparse_probing.models import hooks, loading
     from sparse_probing.models.peek import peek_n_layers
 
     check_writable(settings)
-    named = {*study.probing.methods, *study.probing.best_layer_methods, *study.probing.k_values_by_method}
-    for method in sorted(named):
-        if method not in probes.METHODS:
-            raise InputError(
-                f"Probe method {method!r} is unknown; known: {', '.join(probes.METHODS)}.",
-                remedy="Edit probing.methods.",
-            )
+    probing = study.probing
+    asked = {
+        "methods": ("classification", probing.methods),
+        "best_layer_methods": ("classification", probing.best_layer_methods),
+        "regression_methods": ("regression", probing.regression_methods),
+        "best_layer_regression_methods": ("regression", probing.best_layer_regression_methods),
+        "k_values_by_method": (None, tuple(probing.k_values_by_method)),
+    }
+    for field, (task, methods) in asked.items():
+        known = [name for name, method in probes.METHODS.items() if task in (None, method.task)]
+        for method in methods:
+            if method not in known:
+                kind = "Probe method" if task is None else f"{task.capitalize()} method"
+                raise InputError(
+                    f"{kind} {method!r} is unknown; known: {', '.join(known)}.", remedy=f"Edit probing.{field}."
+                )
     hooks.canonical_hook(study.extraction.hook)
     for model in study.models:
         loading.preflight(model, models_dir=settings.models_dir)
@@ -58,9 +66,3 @@ def preflight(study: StudySpec, settings: Settings) -> None:
                 )
     for collection in study.collections:
         build.preflight(collection)
-        features = get_collection(collection.collection).resolve(collection).features
-        if any(feature.task == "regression" for feature in features):
-            raise InputError(
-                f"Collection {collection.collection!r} has real-valued targets; a study probes labelled classes.",
-                remedy="Leave it out; probes.METHODS fits its targets from Python.",
-            )

@@ -218,6 +218,8 @@ PROBE_FITS = pa.schema(
         ],
         _field("test_mcc_low", pa.float64(), nullable=True),
         _field("test_mcc_high", pa.float64(), nullable=True),
+        _field("test_r2_low", pa.float64(), nullable=True),
+        _field("test_r2_high", pa.float64(), nullable=True),
     ]
 )
 

@@ -88,5 +88,7 @@ create table if not exists probe_fits (
     test_spearman double,
     test_kendall double,
     test_mcc_low double,
-    test_mcc_high double
+    test_mcc_high double,
+    test_r2_low double,
+    test_r2_high double
 );

@@ -26,6 +26,8 @@ with fits as (
         probe_fits.test_r2,
         probe_fits.test_mcc_low,
         probe_fits.test_mcc_high,
+        probe_fits.test_r2_low,
+        probe_fits.test_r2_high,
         probe_fits.test_f1,
         probe_fits.test_roc_auc,
         probe_fits.test_average_precision
@@ -54,8 +56,8 @@ judged as (
         case when is_regression then train_r2 else train_mcc end as train_score,
         case when is_regression then validation_r2 else validation_mcc end as validation_score,
         case when is_regression then test_r2 else test_mcc end as test_score,
-        test_mcc_low,
-        test_mcc_high,
+        case when is_regression then test_r2_low else test_mcc_low end as test_low,
+        case when is_regression then test_r2_high else test_mcc_high end as test_high,
         test_f1,
         test_roc_auc,
         test_average_precision
@@ -81,8 +83,8 @@ select
     case when not isnan(train_score) then train_score end as train_score,
     case when not isnan(validation_score) then validation_score end as validation_score,
     case when not isnan(test_score) then test_score end as test_score,
-    case when metric = 'mcc' then test_mcc_low end as test_low,
-    case when metric = 'mcc' then test_mcc_high end as test_high,
+    test_low,
+    test_high,
     test_f1,
     test_roc_auc,
     test_average_precision

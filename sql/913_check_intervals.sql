@@ -29,6 +29,15 @@ with intervals as (
         test_mcc_high as high
     from probe_fits
     where test_mcc_low is not null or test_mcc_high is not null
+    union all
+    select
+        run_id,
+        format('{} {} k={} (fit {}): test r2', feature, method, k, fit_id) as subject,
+        test_r2 as score,
+        test_r2_low as low,
+        test_r2_high as high
+    from probe_fits
+    where test_r2_low is not null or test_r2_high is not null
 ),
 
 judged as (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sparse_probing import schemas
 from sparse_probing.config import ProbingSpec, canonical_json
-from sparse_probing.probes import METHODS, baselines, single, uncertainty
+from sparse_probing.probes import METHODS, baselines, regression, single, uncertainty
 from sparse_probing.probes.results import ProbeFit
 from sparse_probing.probes.uncertainty import LabelPermutations
 from sparse_probing.store.labels import LabelMatrix
@@ -66,14 +66,17 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
     """
     labels, probing = inputs.labels, inputs.probing
     arrays = _arrays(inputs, matrix)
-    # Layers run side by side already.
-    scored = single.score_features(matrix.codes, labels.labels, labels.groups, n_threads=1, **arrays)
-    null = uncertainty.max_null(matrix.codes, permutations=inputs.permutations)
     # One change of basis serves all features.
     values = matrix.values()
     turned = (values - values[labels.split == 0].mean(axis=0)) @ inputs.rotation
-    score_tables = []
-    fits: dict[str, list[ProbeFit]] = {}
+    score_tables = [schemas.NEURON_SCORES.empty_table()]
+    fits = {
+        feature: _regression_fits(inputs, matrix, feature, turned, arrays) for feature in labels.regression_features
+    }
+    if labels.features:
+        # Layers run side by side already.
+        scored = single.score_features(matrix.codes, labels.labels, labels.groups, n_threads=1, **arrays)
+        null = uncertainty.max_null(matrix.codes, permutations=inputs.permutations)
     for column, (feature, level) in enumerate(zip(labels.features, labels.levels, strict=True)):
         y = labels.labels[:, column]
         seed = _seed(probing.seed, feature, matrix.layer)
@@ -107,14 +110,50 @@ def best_layer_tables(inputs: ProbingInputs, matrix: LayerMatrix, features: Sequ
     arrays = _arrays(inputs, matrix)
     fits: dict[str, list[ProbeFit]] = {}
     for feature in features:
-        y = inputs.labels.labels[:, inputs.labels.features.index(feature)]
+        classes = feature in inputs.labels.features
+        methods = inputs.probing.best_layer_methods if classes else inputs.probing.best_layer_regression_methods
+        y = _targets(inputs, feature)
         seed = _seed(inputs.probing.seed, feature, matrix.layer)
         fits[feature] = [
-            fit.with_variant("dense") if method == "dense_probe" else fit
-            for method in inputs.probing.best_layer_methods
+            fit.with_variant("dense") if method.startswith("dense_") else fit
+            for method in methods
             for fit in _fit(method, inputs, matrix, y, arrays, seed)
         ]
     return fit_tables(inputs.run_id, matrix.layer, fits)
+
+
+def _targets(inputs: ProbingInputs, feature: str) -> NDArray[Any]:
+    """(n_rows,) labels of a feature, or its real-valued targets."""
+    labels = inputs.labels
+    if feature in labels.features:
+        return labels.labels[:, labels.features.index(feature)]
+    return labels.targets[:, labels.regression_features.index(feature)]
+
+
+def _regression_fits(
+    inputs: ProbingInputs,
+    matrix: LayerMatrix,
+    feature: str,
+    turned: NDArray[np.float32],
+    arrays: dict[str, Any],
+) -> list[ProbeFit]:
+    """The study's regression probes of one feature, and what they stand beside."""
+    y, seed = _targets(inputs, feature), _seed(inputs.probing.seed, feature, matrix.layer)
+    fits = [
+        fit for method in inputs.probing.regression_methods for fit in _fit(method, inputs, matrix, y, arrays, seed)
+    ]
+    level = inputs.labels.regression_levels[inputs.labels.regression_features.index(feature)]
+    return fits + regression.target_baselines(
+        matrix.codes,
+        y,
+        inputs.labels.groups,
+        turned=turned,
+        token_ids=inputs.labels.token_ids if level == "token" else None,
+        ranking=inputs.probing.ranking,
+        n_bootstrap=inputs.probing.n_bootstrap,
+        rng=seed,
+        **arrays,
+    )
 
 
 def fit_tables(run_id: str, layer: int, fits: dict[str, list[ProbeFit]]) -> dict[str, pa.Table]:
@@ -142,7 +181,7 @@ def _fit(
     method: str,
     inputs: ProbingInputs,
     matrix: LayerMatrix,
-    y: NDArray[np.int8],
+    y: NDArray[Any],
     arrays: dict[str, Any],
     seed: int,
     *,
@@ -248,12 +287,29 @@ def _column(values: Any, kind: pa.DataType) -> pa.Array:
     return values.cast(kind) if isinstance(values, pa.Array) else pa.array(np.asarray(values)).cast(kind, safe=False)
 
 
-def best_layers(tables: Sequence[pa.Table]) -> dict[str, int]:
-    """For each feature, the layer whose shortlist has the best validation MCC: where costly baselines are fitted."""
+def best_layers(scores: Sequence[pa.Table], fits: Sequence[pa.Table] = ()) -> dict[str, int]:
+    """For each feature, the layer that validation finds best: where costly methods are fitted.
+
+    Parameters
+    ----------
+    scores:
+        neuron_scores of layers: the shortlist's best validation MCC decides.
+    fits:
+        probe_fits of layers: for features without scores, whose targets are numbers, the best validation R² of a real probe.
+    """
     best: dict[str, tuple[float, float, int]] = {}
-    for table in tables:
+    for table in scores:
         short = table.filter(table.column("shortlisted"))
         names = ("feature", "layer", "validation_mcc", "train_mcc")
         for feature, layer, validation, train in zip(*(short.column(name).to_pylist() for name in names), strict=True):
             best[feature] = max(best.get(feature, (-2.0, -2.0, 0)), (validation, train, -layer))
+    scored = set(best)
+    for table in fits:
+        names = ("feature", "layer", "validation_r2", "train_r2", "variant")
+        for feature, layer, validation, train, variant in zip(
+            *(table.column(name).to_pylist() for name in names), strict=True
+        ):
+            if variant == "real" and feature not in scored and train is not None:
+                known = train if validation is None else validation
+                best[feature] = max(best.get(feature, (-np.inf, -np.inf, 0)), (known, train, -layer))
     return {feature: -key[2] for feature, key in best.items()}

@@ -96,7 +96,8 @@ def probe_layer(run: RunReference, layer: int) -> str:
 def choose_layers(run: RunReference) -> dict[int, list[str]]:
     """The layers that hold some feature's best neuron by validation, and the features of each."""
     chosen: dict[int, list[str]] = {}
-    for feature, layer in best_layers(_layer_results(run)["neuron_scores"]).items():
+    found = _layer_results(run)
+    for feature, layer in best_layers(found["neuron_scores"], found["probe_fits"]).items():
         chosen.setdefault(layer, []).append(feature)
     return dict(sorted(chosen.items()))
 
@@ -166,22 +167,28 @@ def _feature_codes(table: pa.Table) -> NDArray[np.int32]:
 
 def features_table(run_id: str, labels: LabelMatrix) -> pa.Table:
     """One row per feature: how many rows and groups it has, in each split."""
+    # A target has no classes: none of its rows counts as positive.
+    known = -np.isfinite(labels.targets).astype(np.int8)
+    every = [
+        ("classification", labels.features, labels.levels, labels.labels),
+        ("regression", labels.regression_features, labels.regression_levels, known),
+    ]
     rows = []
-    for column, (feature, level) in enumerate(zip(labels.features, labels.levels, strict=True)):
-        y = labels.labels[:, column]
-        row: dict[str, object] = {"run_id": run_id, "feature": feature, "task": "classification", "level": level}
-        groups_in: list[set[int]] = []
-        for code, split in enumerate(schemas.SPLITS):
-            inside = (labels.split == code) & (y != 0)
-            positive = inside & (y > 0)
-            groups_in.append(set(labels.groups[inside].tolist()))
-            row[f"n_{split}"] = int(inside.sum())
-            row[f"n_{split}_positive"] = int(positive.sum())
-            row[f"n_{split}_groups"] = len(groups_in[-1])
-            row[f"n_{split}_groups_positive"] = len(np.unique(labels.groups[positive]))
-        row["n_shared_groups"] = sum(map(len, groups_in)) - len(set().union(*groups_in))
-        row["prevalence"] = float((y > 0).sum() / max(1, (y != 0).sum()))
-        rows.append(row)
+    for task_name, features, levels, signs in every:
+        for feature, level, y in zip(features, levels, signs.T, strict=True):
+            row: dict[str, object] = {"run_id": run_id, "feature": feature, "task": task_name, "level": level}
+            groups_in: list[set[int]] = []
+            for code, split in enumerate(schemas.SPLITS):
+                inside = (labels.split == code) & (y != 0)
+                positive = inside & (y > 0)
+                groups_in.append(set(labels.groups[inside].tolist()))
+                row[f"n_{split}"] = int(inside.sum())
+                row[f"n_{split}_positive"] = int(positive.sum())
+                row[f"n_{split}_groups"] = len(groups_in[-1])
+                row[f"n_{split}_groups_positive"] = len(np.unique(labels.groups[positive]))
+            row["n_shared_groups"] = sum(map(len, groups_in)) - len(set().union(*groups_in))
+            row["prevalence"] = float((y > 0).sum() / max(1, (y != 0).sum()))
+            rows.append(row)
     return pa.Table.from_pylist(rows, schema=schemas.FEATURES)
 
 

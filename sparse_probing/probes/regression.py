@@ -1,4 +1,4 @@
-"""Probes of real-valued features (positions, counts): ridge regression on all neurons, least squares on the top k.
+"""Probes of real-valued features (positions, counts): ridge regression on all neurons, least squares on the top k, baselines.
 
 Targets are floats, NaN where a row has none. Metrics are those of `schemas.REGRESSION_METRICS`.
 """
@@ -6,14 +6,16 @@ Targets are floats, NaN where a row has none. Metrics are those of `schemas.REGR
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.errors import DataError
+from sparse_probing.probes.baselines import METHOD
 from sparse_probing.probes.data import ProbeData, prepare
+from sparse_probing.probes.fitting import Bootstrap
 from sparse_probing.probes.heuristic import default_k_values
 from sparse_probing.probes.logistic import scale_activations
 from sparse_probing.probes.methods import Request
@@ -21,6 +23,7 @@ from sparse_probing.probes.metrics import regression_metrics
 from sparse_probing.probes.ranking import rank_neurons
 from sparse_probing.probes.results import ProbeFit
 from sparse_probing.probes.single import default_split
+from sparse_probing.probes.uncertainty import bootstrap_r2_interval
 from sparse_probing.schemas import SPLITS
 
 Floats = NDArray[np.float64]
@@ -97,6 +100,8 @@ def dense(request: Request) -> list[ProbeFit]:
     _, coef, ridge = best
     intercept = float(centre - coef @ scaled.mean)
     seconds = time.perf_counter() - begun
+    predicted = values @ coef + intercept
+    low, high = _interval(data, predicted, request.bootstrap)
     chosen = "chosen on validation" if len(compared) else "no validation rows"
     return [
         ProbeFit(
@@ -107,7 +112,9 @@ def dense(request: Request) -> list[ProbeFit]:
             converged=True,
             seconds=seconds,
             message=f"ridge {ridge:g} per row, {chosen}",
-            metrics=_evaluate(data, values @ coef + intercept),
+            metrics=_evaluate(data, predicted),
+            test_r2_low=low,
+            test_r2_high=high,
             support=np.arange(data.n_neurons),
             coef=coef,
             intercept=intercept,
@@ -122,38 +129,146 @@ def sweep(request: Request) -> list[ProbeFit]:
     median.
     """
     data = _targets(request)
+    order = _order(data, request.ranking, request.rng)
+    sizes = sorted({min(int(k), len(order)) for k in request.k_values or default_k_values() if k >= 1})
+    return [
+        _least_squares(data, order, k, method=request.method, ranking=request.ranking, bootstrap=request.bootstrap)
+        for k in sizes
+    ]
+
+
+def target_baselines(
+    X: ArrayLike,
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    split: ArrayLike | None = None,
+    offset: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    token_ids: ArrayLike | None = None,
+    turned: NDArray[np.float32] | None = None,
+    ranking: str = "mean_dif",
+    n_bootstrap: int = 0,
+    rng: np.random.Generator | int = 0,
+) -> list[ProbeFit]:
+    """What a regression feature's probes stand beside on one layer, under the same variants as for classes.
+
+    ``prevalence``: the training mean for every row. ``shuffled_labels``: the best neuron for targets exchanged within each
+    split (between groups where a group has one target, else between rows). ``random_rotation``: the best direction of a
+    random basis. ``token_identity``, where `token_ids` (n_samples,) are given: each token's training mean, drawn towards
+    that of all as if by one row more.
+
+    Parameters
+    ----------
+    turned:
+        (n_samples, n_neurons) X in a random basis. Other parameters as in `METHODS`.
+    """
+    data = prepare_targets(X, y, groups, split=split, offset=offset, scale=scale, rng=rng)
+    generator = np.random.default_rng(rng)
+    bootstrap = Bootstrap(n_bootstrap, int(generator.integers(2**31)))
     rows = data.rows("train")
-    if request.ranking == "f_stat":
-        order = np.argsort(-_squared_correlation(data), kind="stable")
-    else:
-        order = rank_neurons(data, request.ranking, rng=request.rng)
-    fits = []
-    for k in sorted({min(int(k), len(order)) for k in request.k_values or default_k_values() if k >= 1}):
-        begun = time.perf_counter()
-        values = data.values(slice(None), order[:k])
-        scaled = scale_activations(values[rows])
-        centre = data.target[rows].mean()
-        beta = scipy.linalg.lstsq(scaled.Z, data.target[rows] - centre, check_finite=False, lapack_driver="gelsd")[0]
-        coef = (beta if scaled.basis is None else scaled.basis @ beta) * scaled.scale
-        intercept = float(centre - coef @ scaled.mean)
-        predicted = values @ coef + intercept
-        fits.append(
-            ProbeFit(
-                method=request.method,
-                ranking=request.ranking,
-                k=k,
-                n_candidates=data.n_neurons,
-                status="ok",
-                converged=True,
-                objective=float(np.mean((predicted[rows] - data.target[rows]) ** 2)),
-                seconds=time.perf_counter() - begun,
-                metrics=_evaluate(data, predicted),
-                support=order[:k],
-                coef=coef,
-                intercept=intercept,
-            )
-        )
+    mean = float(data.target[rows].mean())
+    fits = [_constant(data, np.full(len(data.target), mean), "prevalence", "training mean", bootstrap)]
+    middle = np.median(data.target[rows])
+    changed = _shuffled(data, generator)
+    changed = replace(changed, positive=changed.target > middle)
+    fits.append(_best_one(changed, "shuffled_labels", ranking, bootstrap, generator))
+    if turned is not None:
+        rotated = data.with_features(turned[data.row_ids])
+        assert isinstance(rotated, TargetData)
+        fits.append(_best_one(rotated, "random_rotation", ranking, bootstrap, generator))
+    if token_ids is not None:
+        names, token = np.unique(np.asarray(token_ids)[data.row_ids], return_inverse=True)
+        count = np.bincount(token[rows], minlength=len(names))
+        total = np.bincount(token[rows], data.target[rows] - mean, minlength=len(names))
+        predicted = mean + (total / (count + 1.0))[token]
+        fits.append(_constant(data, predicted, "token_identity", "mean target of each token on train", bootstrap))
     return fits
+
+
+def _shuffled(data: TargetData, rng: np.random.Generator) -> TargetData:
+    """The same rows with targets exchanged within each split."""
+    target = data.target.copy()
+    for code in range(len(SPLITS)):
+        rows = data.rows(code)
+        if not len(rows):
+            continue
+        _, first, group = np.unique(data.groups[rows], return_index=True, return_inverse=True)
+        of_group = target[rows][first]
+        if np.array_equal(target[rows], of_group[group]):
+            target[rows] = rng.permutation(of_group)[group]
+        else:
+            target[rows] = rng.permutation(target[rows])
+    return replace(data, target=target)
+
+
+def _best_one(data: TargetData, variant: str, ranking: str, bootstrap: Bootstrap, rng: np.random.Generator) -> ProbeFit:
+    order = _order(data, ranking, rng)
+    return _least_squares(data, order, 1, method=METHOD, ranking=ranking, bootstrap=bootstrap, variant=variant)
+
+
+def _constant(data: TargetData, predicted: Floats, variant: str, message: str, bootstrap: Bootstrap) -> ProbeFit:
+    low, high = _interval(data, predicted, bootstrap)
+    return ProbeFit(
+        method=METHOD,
+        variant=variant,
+        k=0,
+        n_candidates=0,
+        status="ok",
+        converged=True,
+        seconds=0.0,
+        message=message,
+        metrics=_evaluate(data, predicted),
+        test_r2_low=low,
+        test_r2_high=high,
+    )
+
+
+def _order(data: TargetData, ranking: str, rng: np.random.Generator) -> NDArray[np.intp]:
+    if ranking == "f_stat":
+        return np.argsort(-_squared_correlation(data), kind="stable")
+    return rank_neurons(data, ranking, rng=rng)
+
+
+def _least_squares(
+    data: TargetData,
+    order: NDArray[np.intp],
+    k: int,
+    *,
+    method: str,
+    ranking: str,
+    bootstrap: Bootstrap,
+    variant: str = "real",
+) -> ProbeFit:
+    """Least squares on the first k neurons of an order."""
+    rows = data.rows("train")
+    begun = time.perf_counter()
+    values = data.values(slice(None), order[:k])
+    scaled = scale_activations(values[rows])
+    centre = data.target[rows].mean()
+    beta = scipy.linalg.lstsq(scaled.Z, data.target[rows] - centre, check_finite=False, lapack_driver="gelsd")[0]
+    coef = (beta if scaled.basis is None else scaled.basis @ beta) * scaled.scale
+    intercept = float(centre - coef @ scaled.mean)
+    predicted = values @ coef + intercept
+    seconds = time.perf_counter() - begun
+    low, high = _interval(data, predicted, bootstrap)
+    return ProbeFit(
+        method=method,
+        variant=variant,
+        ranking=ranking,
+        k=k,
+        n_candidates=data.n_neurons,
+        status="ok",
+        converged=True,
+        objective=float(np.mean((predicted[rows] - data.target[rows]) ** 2)),
+        seconds=seconds,
+        metrics=_evaluate(data, predicted),
+        test_r2_low=low,
+        test_r2_high=high,
+        support=order[:k],
+        coef=coef,
+        intercept=intercept,
+    )
 
 
 def _targets(request: Request) -> TargetData:
@@ -178,3 +293,17 @@ def _squared_correlation(data: TargetData) -> Floats:
 def _evaluate(data: TargetData, predicted: Floats) -> dict[str, dict[str, float]]:
     parts = {name: data.rows(name) for name in SPLITS}
     return {name: regression_metrics(data.target[rows], predicted[rows]) for name, rows in parts.items() if len(rows)}
+
+
+def _interval(data: TargetData, predicted: Floats, bootstrap: Bootstrap) -> tuple[float | None, float | None]:
+    """Interval of the test R²; None where there is none."""
+    rows = data.rows("test")
+    bounds = bootstrap_r2_interval(
+        data.target[rows],
+        predicted[rows],
+        data.groups[rows],
+        n_bootstrap=bootstrap.n_draws,
+        rng=np.random.default_rng(bootstrap.seed),
+    )
+    low, high = (bound if np.isfinite(bound) else None for bound in bounds)
+    return low, high

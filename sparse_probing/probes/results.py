@@ -73,6 +73,8 @@ class ProbeFit:
         ``metrics[split][metric]``; a split or metric that does not exist is absent, never NaN.
     test_mcc_low, test_mcc_high:
         95 % group-bootstrap interval of the test MCC, None if there are fewer than two test groups or it was not asked for.
+    test_r2_low, test_r2_high:
+        The same of the test R², for regression probes.
     support:
         (n_support,) indices of neurons (of directions, for rotations), most important first.
     coef, intercept:
@@ -97,6 +99,8 @@ class ProbeFit:
     metrics: Metrics = field(default_factory=_no_metrics)
     test_mcc_low: float | None = None
     test_mcc_high: float | None = None
+    test_r2_low: float | None = None
+    test_r2_high: float | None = None
     support: NDArray[np.intp] = field(default_factory=_no_support)
     coef: NDArray[np.float64] = field(default_factory=_no_coef)
     intercept: float = 0.0
@@ -135,8 +139,8 @@ class ProbeFit:
             values = self.metrics.get(split, {})
             for metric in CLASSIFICATION_METRICS + REGRESSION_METRICS:
                 row[f"{split}_{metric}"] = _finite(values.get(metric))
-        row["test_mcc_low"] = _finite(self.test_mcc_low)
-        row["test_mcc_high"] = _finite(self.test_mcc_high)
+        for bound in ("test_mcc_low", "test_mcc_high", "test_r2_low", "test_r2_high"):
+            row[bound] = _finite(getattr(self, bound))
         return row
 
     def support_rows(self) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ wholes. With few groups intervals are wide and p-values coarse; with fewer than 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,19 +83,82 @@ def bootstrap_interval(
     nothing = np.full(n_probes, np.nan)
     if n_groups < 2 or n_bootstrap < 1 or truth.all() or not truth.any():
         return nothing, nothing.copy()
+    t, p = truth[:, None], guess
+    per_group = _by_group([t & p, ~t & p, t & ~p, ~t & ~p], group)
+    return _interval(per_group, lambda sums: _metric(sums, metric), n_bootstrap, level, method, rng)
+
+
+def bootstrap_r2_interval(
+    target: ArrayLike,
+    predicted: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_bootstrap: int = 1000,
+    level: float = 0.95,
+    rng: np.random.Generator | int = 0,
+) -> tuple[float, float]:
+    """Group-bootstrap (BCa) interval of a regression's R², about the mean of each draw's own targets.
+
+    Parameters
+    ----------
+    target, predicted, groups:
+        (n_samples,) each.
+
+    Returns
+    -------
+    low, high: NaN with fewer than two groups or no draws.
+    """
+    truth, guess = np.asarray(target, np.float64), np.asarray(predicted, np.float64)
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    if not (truth.shape == guess.shape == group.shape):
+        raise DataError(
+            f"{truth.shape} targets, {guess.shape} predictions and {group.shape} groups; one each expected."
+        )
+    if int(group.max(initial=-1)) < 1 or n_bootstrap < 1:
+        return float("nan"), float("nan")
+    # About the mean of all, so that the spread of a draw is no difference of large numbers.
+    centred = (truth - truth.mean())[:, None]
+    error = (truth - guess)[:, None]
+    per_group = _by_group([np.ones_like(centred), centred, centred**2, error**2], group)
+    low, high = _interval(per_group, _r2, n_bootstrap, level, "bca", rng)
+    return float(low[0]), float(high[0])
+
+
+def _r2(sums: Floats) -> Floats:
+    """R² from (4, ...) sums: samples, targets, their squares, squared errors; NaN where the targets do not vary."""
+    n, total, square, residual = sums
+    spread = square - np.divide(total**2, n, out=np.zeros_like(total), where=n > 0)
+    varied = spread > 1e-12 * square
+    return np.where(varied, 1.0 - np.divide(residual, spread, out=np.zeros_like(spread), where=varied), np.nan)
+
+
+def _by_group(parts: Sequence[NDArray[Any]], group: NDArray[np.intp]) -> Floats:
+    """Sums of (n_samples, n_probes) quantities over each group: (n_parts, n_groups, n_probes)."""
     order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(n_groups))
-    t, p = truth[order, None], guess[order]
-    per_group = np.stack(
-        [np.add.reduceat(part.astype(np.float64), starts, axis=0) for part in (t & p, ~t & p, t & ~p, ~t & ~p)]
-    )
+    starts = np.searchsorted(group[order], np.arange(int(group.max()) + 1))
+    return np.stack([np.add.reduceat(part[order].astype(np.float64), starts, axis=0) for part in parts])
+
+
+def _interval(
+    per_group: Floats,
+    statistic: Callable[[Floats], Floats],
+    n_bootstrap: int,
+    level: float,
+    method: str,
+    rng: np.random.Generator | int,
+) -> tuple[Floats, Floats]:
+    """Interval of a statistic of (n_parts, ..., n_probes) sums over groups drawn with replacement."""
+    n_groups, n_probes = per_group.shape[1:]
+    nothing = np.full(n_probes, np.nan)
     weights = np.random.default_rng(rng).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap)
-    draws = _metric(np.einsum("bg,cgp->cbp", weights.astype(np.float64), per_group, optimize=True), metric)
+    draws = statistic(np.einsum("bg,cgp->cbp", weights.astype(np.float64), per_group, optimize=True))
+    if not np.isfinite(draws).any():
+        return nothing, nothing.copy()
     tails = np.array([(1 - level) / 2, (1 + level) / 2])[:, None] * np.ones(n_probes)
     if method == "bca":
         total = per_group.sum(axis=1)
-        observed = _metric(total, metric)
-        left_out = _metric(total[:, None] - per_group, metric)
+        observed = statistic(total)
+        left_out = statistic(total[:, None] - per_group)
         valid = np.isfinite(draws).sum(axis=0)
         below = (draws < observed).sum(axis=0) + 0.5 * (draws == observed).sum(axis=0)
         shift = ndtri(np.clip(below / np.maximum(valid, 1), 0.5 / n_bootstrap, 1 - 0.5 / n_bootstrap))

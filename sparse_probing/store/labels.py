@@ -27,8 +27,8 @@ class LabelMatrix:
         ``token`` or ``sequence``, one per classification feature.
     labels:
         (n_rows, n_features) int8: +1, −1, or 0 where the row has no label of that feature.
-    regression_features, targets:
-        Names and (n_rows, n_regression_features) float64 targets, NaN where there is none.
+    regression_features, regression_levels, targets:
+        Names, levels and (n_rows, n_regression_features) float64 targets, NaN where there is none.
     split:
         (n_rows,) int8: 0 train, 1 validation, 2 test.
     groups:
@@ -41,6 +41,7 @@ class LabelMatrix:
     levels: tuple[str, ...]
     labels: NDArray[np.int8]
     regression_features: tuple[str, ...]
+    regression_levels: tuple[str, ...]
     targets: NDArray[np.float64]
     split: NDArray[np.int8]
     groups: NDArray[np.int64]
@@ -94,6 +95,7 @@ def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
         levels=tuple(str(fact["level"]) for fact, keep in zip(facts, is_class, strict=True) if keep),
         labels=np.ascontiguousarray(all_labels[:, is_class]),
         regression_features=tuple(name for name, keep in zip(names, is_class, strict=True) if not keep),
+        regression_levels=tuple(str(fact["level"]) for fact, keep in zip(facts, is_class, strict=True) if not keep),
         targets=all_targets[:, ~is_class],
         split=np.array([SPLITS.index(name) for name in split_names], dtype=np.int8),
         groups=groups,

@@ -84,7 +84,7 @@ def profile(tmp_path: Path, **changes: str) -> Path:
         ({"extraction": "unknown_field = 1"}, ("unknown_field",)),
         ({"probing": 'methods = ["magic"]'}, ("magic", "heuristic_sparsity_sweep")),
         ({"probing": "k_values = [0]"}, ("k_values",)),
-        ({"collection": "position"}, ("position", "real-valued")),
+        ({"probing": 'regression_methods = ["dense_probe"]'}, ("dense_probe", "dense_regression_probe")),
         ({"options": 'features = ["contains_magic"]'}, ("contains_magic",)),
         ({"collection": 'text_features"\nthis is not toml'}, ("not valid TOML",)),
     ],

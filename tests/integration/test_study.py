@@ -92,6 +92,39 @@ def test_the_reference_split_is_applied(tmp_path: Path, cli, tiny_profile: Path)
         assert abs(n_test / n_all - 0.3) < 0.05
 
 
+def test_targets_that_are_numbers_have_probes_and_baselines(tmp_path: Path, cli, tiny_profile: Path) -> None:
+    profile = tmp_path / "position.toml"
+    head = tiny_profile.read_text(encoding="utf-8").split("[[collections]]")[0]
+    profile.write_text(
+        head + '[[collections]]\ncollection = "position"\ncontext_length = 48\noptions = { max_rows = 600 }\n',
+        encoding="utf-8",
+    )
+    done = cli("study", "--profile", str(profile), data=tmp_path / "data")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert cli("check", data=tmp_path / "data").returncode == 0
+    with duckdb.connect(str(tmp_path / "data" / "results.duckdb"), read_only=True) as connection:
+        assert connection.execute("select distinct task, n_train_positive from features").fetchall() == [
+            ("regression", 0)
+        ]
+        best = {
+            (feature, variant): (k, test, low, high)
+            for feature, variant, k, test, low, high in connection.execute(
+                "select feature, variant, k, test_score, test_low, test_high from baselines where metric = 'r2'"
+            ).fetchall()
+        }
+        methods = {row[0] for row in connection.execute("select distinct method from feature_sparsity").fetchall()}
+    features = {feature for feature, _ in best}
+    assert len(features) == 5
+    assert methods == {"heuristic_sparse_regression_sweep"}
+    # A random model with rotary positions tells positions apart only a little; the variants must all be there.
+    for feature in features:
+        for variant in ("real", "dense", "prevalence", "shuffled_labels", "random_rotation", "token_identity"):
+            _, score, low, high = best[feature, variant]
+            assert score is not None
+            assert low <= score <= high or abs(score) < 0.2
+        assert best[feature, "prevalence"][1] <= 1e-9
+
+
 @pytest.mark.slow
 def test_kill_at_any_moment_then_the_same_tables(
     finished: Path, tmp_path: Path, cli, tiny_profile: Path, prefect_environment: dict[str, str]

@@ -17,6 +17,7 @@ from sparse_probing.probes.data import prepare
 from sparse_probing.probes.dense import dense_probe
 from sparse_probing.probes.heuristic import default_k_values, sparsity_sweep
 from sparse_probing.probes.ranking import CRITERIA, rank_neurons
+from sparse_probing.probes.regression import _shuffled, prepare_targets, target_baselines
 from sparse_probing.probes.results import ProbeFit, unfitted
 from sparse_probing.probes.single import score_neurons
 
@@ -201,6 +202,37 @@ def test_dense_regression_equals_ridge(planted) -> None:
     unit = np.where(values.std(axis=0) > 1e-9, 10 * values.std(axis=0), 1)
     reference = Ridge(alpha=strength * train.sum()).fit(values / unit, target[train])
     np.testing.assert_allclose(fit.coef, reference.coef_ / unit, atol=1e-7)
+
+
+def test_regression_baselines_know_less_than_the_probe(planted) -> None:
+    target = planted.values[:, PLANTED].sum(axis=1)
+    token_ids = np.arange(len(target)) % 7
+    found = {
+        fit.variant: fit
+        for fit in target_baselines(
+            planted.X, target, planted.groups, token_ids=token_ids, n_bootstrap=50, rng=0, **planted.keywords
+        )
+    }
+    probe = METHODS["heuristic_sparse_regression_sweep"](
+        planted.X, target, planted.groups, k_values=(3,), **planted.keywords
+    )[0]
+    assert probe.metrics["test"]["r2"] > 0.8
+    assert set(found) == {"prevalence", "shuffled_labels", "token_identity"}
+    assert abs(found["prevalence"].metrics["train"]["r2"]) < 1e-12
+    for fit in found.values():
+        assert fit.metrics["test"]["r2"] < 0.1
+        assert fit.test_r2_low <= fit.metrics["test"]["r2"] <= fit.test_r2_high
+
+
+def test_targets_of_whole_groups_stay_whole_when_shuffled(planted) -> None:
+    of_group = np.random.default_rng(1).standard_normal(int(planted.groups.max()) + 1)
+    data = prepare_targets(planted.X, of_group[planted.groups], planted.groups, **planted.keywords)
+    shuffled = _shuffled(data, np.random.default_rng(0))
+    for code in range(3):
+        rows = data.rows(code)
+        pairs = set(zip(shuffled.groups[rows].tolist(), shuffled.target[rows].tolist(), strict=True))
+        assert len(pairs) == len(set(data.groups[rows].tolist()))
+        assert {value for _, value in pairs} == set(data.target[rows].tolist())
 
 
 def test_constant_targets_are_refused(planted) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import false_discovery_control, mannwhitneyu
+from sklearn.metrics import r2_score
 
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes.single import score_neurons
@@ -12,6 +13,7 @@ from sparse_probing.probes.splits import group_split
 from sparse_probing.probes.uncertainty import (
     benjamini_hochberg,
     bootstrap_interval,
+    bootstrap_r2_interval,
     family_q_values,
     max_null,
     neuron_intervals,
@@ -227,3 +229,36 @@ def test_split_of_the_test_part_plays_no_role(planted) -> None:
     other = max_null(changed, *args, split=planted.split, n_permutations=20)
     np.testing.assert_array_equal(one.p_value, other.p_value)
     assert group_split(planted.groups).shape == planted.split.shape
+
+
+def test_r2_interval_holds_what_resampled_groups_give() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 5)
+    target = rng.standard_normal(300) + np.repeat(rng.standard_normal(60), 5)
+    predicted = target + 0.7 * rng.standard_normal(300)
+    low, high = bootstrap_r2_interval(target, predicted, groups, n_bootstrap=2000, rng=1)
+    # Oracle: groups drawn one by one, R² from scikit-learn, plain percentiles.
+    draws = []
+    for _ in range(2000):
+        rows = np.concatenate([np.flatnonzero(groups == group) for group in rng.integers(0, 60, 60)])
+        draws.append(r2_score(target[rows], predicted[rows]))
+    expected = np.quantile(draws, [0.025, 0.975])
+    assert low < r2_score(target, predicted) < high
+    np.testing.assert_allclose([low, high], expected, atol=0.02)
+
+
+def test_r2_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    inside = 0
+    for _ in range(150):
+        target = rng.standard_normal(120)
+        predicted = target + rng.standard_normal(120)
+        low, high = bootstrap_r2_interval(target, predicted, np.arange(120), n_bootstrap=400, rng=rng)
+        # The error has the target's variance: R² is 0 in the population.
+        inside += low <= 0 <= high
+    assert inside >= 0.88 * 150
+
+
+def test_r2_interval_needs_two_groups_and_varied_targets() -> None:
+    assert np.isnan(bootstrap_r2_interval([1.0, 2.0], [1.0, 2.0], [0, 0])).all()
+    assert np.isnan(bootstrap_r2_interval([1.0, 1.0], [1.0, 2.0], [0, 1])).all()
