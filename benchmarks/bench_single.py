@@ -6,7 +6,6 @@ Scoring uses a second core where there is one; saga cannot.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import subprocess
@@ -14,7 +13,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -80,9 +78,7 @@ def peak_memory() -> None:
 def main() -> None:
     """Run and print."""
     warnings.simplefilter("ignore")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, help="keep the real activations here (.npz)")
-    real = capture((12, 13), positions=8, cache=parser.parse_args().cache)
+    real = capture((12, 13), positions=8)
     keep = np.random.default_rng(0).permutation(len(real.X))[:N_SAMPLES]
     split = reference_split(len(keep))
     levels, offset, scale = quantise(real.X[keep, :N_NEURONS], split == 0)

@@ -5,10 +5,8 @@ Prints seconds, their ratio, and the mean validation PR-AUC over k of both, on r
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -59,9 +57,7 @@ def saga_sweep(X: np.ndarray, y: np.ndarray, split: np.ndarray) -> dict[int, flo
 def main() -> None:
     """Run and print."""
     warnings.simplefilter("ignore")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, help="keep the real activations here (.npz)")
-    real = capture((12, 13), positions=8, cache=parser.parse_args().cache)
+    real = capture((12, 13), positions=8)
     order = np.random.default_rng(0).permutation(len(real.X))
     print(
         "| samples | feature | telescopic sweep s | saga sweep s | ratio | at most | PR-AUC | saga PR-AUC | converged "

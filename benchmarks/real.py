@@ -49,9 +49,11 @@ def package_folder(package: str) -> Path:
     return Path(spec.origin).parent
 
 
-def capture(layers: Sequence[int], *, sentences: int = 90, positions: int = 3, cache: Path | None = None) -> RealRows:
-    """Rows at random positions of the first sentences of each language; read from `cache` if they are there."""
-    if cache is not None and cache.is_file():
+def capture(layers: Sequence[int], *, sentences: int = 90, positions: int = 3) -> RealRows:
+    """Rows at random positions of the first sentences of each language; kept in ``data/benchmarks`` for the next time."""
+    name = f"layers-{'-'.join(map(str, layers))}-rows-{len(LANGUAGES)}x{sentences}x{positions}.npz"
+    cache = Path("data/benchmarks") / name
+    if cache.is_file():
         with np.load(cache) as stored:
             return RealRows(stored["X"], stored["language"], stored["token"])
     from sparse_probing.activations import Selection, extract
@@ -83,6 +85,8 @@ def capture(layers: Sequence[int], *, sentences: int = 90, positions: int = 3, c
         values = batch.values["mlp.hook_post"].float().numpy()
         rows[batch.rows] = np.concatenate(list(values), axis=1)
     found = RealRows(rows, np.array(languages), np.array(tokens))
-    if cache is not None:
-        np.savez(cache, X=found.X, language=found.language, token=found.token)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = cache.with_name(f".{name}")
+    np.savez(unfinished, X=found.X, language=found.language, token=found.token)
+    unfinished.rename(cache)
     return found
