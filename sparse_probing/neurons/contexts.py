@@ -178,15 +178,20 @@ def context_table(
     InputError
         If a neuron is not there, or the contexts have rows that the corpus has not.
     """
-    n_layers, n_neurons, n = contexts.values.shape
+    n_layers, n_neurons, _ = contexts.values.shape
     names = tuple(range(n_layers)) if layers is None else tuple(layers)
     wanted = [(layer, neuron) for layer in names for neuron in range(n_neurons)] if neurons is None else list(neurons)
     strange = [(layer, neuron) for layer, neuron in wanted if layer not in names or not 0 <= neuron < n_neurons]
-    if strange or len(names) != n_layers or contexts.rows.max() >= len(corpus.selection):
+    if strange:
         raise InputError(
-            f"Neuron {strange[0] if strange else '?'} asked for, or another corpus; there are {n_neurons} neurons in "
-            f"layers {names} and {len(corpus.selection)} rows.",
-            remedy="Ask for (layer, neuron) of the layers collected, with the corpus they were collected from.",
+            f"Layer and neuron {strange[0]} asked for; there are layers {names} of {n_neurons} neurons.",
+            remedy="Ask for neurons that were collected.",
+        )
+    if len(names) != n_layers or contexts.rows.max() >= len(corpus.selection):
+        raise InputError(
+            f"Contexts of {n_layers} layers and rows up to {contexts.rows.max()}, with {len(names)} names of layers and a "
+            f"corpus of {len(corpus.selection)} rows.",
+            remedy="Give the layers and the corpus that the contexts were collected from.",
         )
     at = np.array([(names.index(layer), neuron) for layer, neuron in wanted], dtype=np.int64).reshape(-1, 2)
     rows = contexts.rows[at[:, 0], at[:, 1]]

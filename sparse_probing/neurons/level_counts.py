@@ -214,7 +214,9 @@ class LevelCollector:
         for layer in range(n_layers):
             encoded = encode(values[layer].index_select(0, wanted_at), *(part[layer] for part in self._parts))
             if torch.isnan(encoded.max_error).any():
-                raise DataError("Activations hold values that are not numbers.", remedy="Run the model in another dtype.")
+                raise DataError(
+                    "Activations hold values that are not numbers.", remedy="Run the model in another dtype."
+                )
             self._n_clipped[layer] += encoded.n_clipped
             levels = encoded.codes.long() + neuron_at
             table = self._tables[layer].view(-1)
