@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparse_probing.neurons.collecting import Collected, calibrate, collect
+    from sparse_probing.neurons.parts import load_collected, save_collected
 
-__all__ = ["Collected", "calibrate", "collect"]
+_HOMES = {
+    "Collected": "collecting",
+    "calibrate": "collecting",
+    "collect": "collecting",
+    "load_collected": "parts",
+    "save_collected": "parts",
+}
+__all__ = ["Collected", "calibrate", "collect", "load_collected", "save_collected"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.collecting"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

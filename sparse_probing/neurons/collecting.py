@@ -56,8 +56,8 @@ class Collected:
     digest:
         Of dataset, weights and spec: only parts that agree in it can be merged. A model that was handed in has no digest
         of its weights; that all parts have seen the same one is then the caller's word.
-    spec, bos_token_id:
-        How the dataset was read.
+    dataset_digest, spec, bos_token_id:
+        The dataset, and how it was read.
     layers:
         What the model calls the layers; axis 0 of every array is in this order.
     shards, n_shards:
@@ -69,6 +69,7 @@ class Collected:
     """
 
     digest: str
+    dataset_digest: str
     spec: ExtractionSpec
     bos_token_id: int | None
     layers: tuple[int, ...]
@@ -105,6 +106,22 @@ class Collected:
             **{name: _merged(getattr(self, name), getattr(other, name)) for name in EVERYTHING},
         )
 
+    def counts(self, feature: str, layer: int) -> dict[str, NDArray[Any]]:
+        """Level counts of a feature in one of `layers`: the arguments of `probes.counts.LevelCounts`.
+
+        Raises
+        ------
+        InputError
+            If levels were not collected, or the feature or layer is not there.
+        """
+        if self.levels is None or layer not in self.layers:
+            raise InputError(
+                f"Level counts of layer {layer} asked for; there are "
+                f"{f'layers {self.layers}' if self.levels is not None else 'none'}.",
+                remedy='Collect with "levels" in what, and that layer in extraction.layers.',
+            )
+        return self.levels.of(feature, self.layers.index(layer))
+
     def context_table(
         self,
         dataset: Location,
@@ -118,11 +135,17 @@ class Collected:
         Raises
         ------
         InputError
-            If contexts were not collected, or a neuron is not there.
+            If contexts were not collected, this is another dataset, or a neuron is not there.
         """
         if self.contexts is None:
             raise InputError("No contexts were collected.", remedy='Collect with "contexts" in what.')
         corpus = _read(dataset, self.spec, self.bos_token_id)
+        if corpus.digest != self.dataset_digest:
+            raise InputError(
+                f"{dataset} has digest {config.short(corpus.digest)}; the contexts are of "
+                f"{config.short(self.dataset_digest)}.",
+                remedy="Give the dataset that the contexts were collected from.",
+            )
         return context_table(self.contexts, corpus, tokenizer, layers=self.layers, neurons=neurons, window=window)
 
 
@@ -166,6 +189,8 @@ def collect(
     shard:
         (i, n): take in only the i-th of n parts, 0 ≤ i < n; `Collected.merge` puts parts together. Machines of different
         makes may round differently: give all of them the ranges of one.
+    device:
+        Where a resolved model runs: ``auto``, ``cpu`` or ``cuda``.
     progress:
         Called with (tokens done, tokens in all) after each shard.
 
@@ -199,8 +224,7 @@ def collect(
     if "contexts" in what:
         contexts = ContextCollector(*one.shape, n_contexts, one_per_sequence=one_per_sequence, device=str(one.device))
     if counted is not None and ranges is not None:
-        split = np.array([SPLITS.index(name) for name in one.corpus.rows.column("split").to_pylist()], dtype=np.int8)
-        levels = LevelCollector(ranges, *counted, split, device=str(one.device))
+        levels = LevelCollector(ranges, *counted, _split(one.corpus), device=str(one.device))
     mine = [shard for shard in one.shards if shard.index % n_parts == part]
     total, done = sum(shard.n_tokens for shard in mine), 0
     for current in mine:
@@ -216,6 +240,7 @@ def collect(
             progress(done, total)
     return Collected(
         digest=one.digest,
+        dataset_digest=one.corpus.digest,
         spec=one.spec,
         bos_token_id=one.bos_token_id,
         layers=one.layers,
@@ -344,6 +369,13 @@ def _labels(
     labels = np.zeros((len(keys), len(names)), dtype=np.int8)
     labels[row[kept], column[kept]] = table.column("label").to_numpy()[kept]
     return names, labels
+
+
+def _split(corpus: Corpus) -> NDArray[np.int8]:
+    """(n_rows,) 0 train, 1 validation, 2 test."""
+    names = corpus.rows.column("split").combine_chunks().dictionary_encode()
+    codes = np.array([SPLITS.index(name) for name in names.dictionary.to_pylist()], dtype=np.int8)
+    return np.asarray(codes[names.indices.to_numpy()])
 
 
 def _keys(table: pa.Table) -> NDArray[np.int64]:

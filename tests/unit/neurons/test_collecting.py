@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,9 @@ import pytest
 
 from sparse_probing.activations import extract_dataset
 from sparse_probing.config import ExtractionSpec
-from sparse_probing.errors import DataError, InputError
+from sparse_probing.errors import ArtifactError, DataError, InputError
 from sparse_probing.models.loading import ResolvedModel, load_model
-from sparse_probing.neurons import Collected, calibrate, collect
-from sparse_probing.neurons.level_counts import LevelTables
+from sparse_probing.neurons import Collected, calibrate, collect, load_collected, save_collected
 from sparse_probing.probes.counts import LevelCounts, count_levels
 from sparse_probing.probes.single import NeuronScores, score_counts, score_features
 from sparse_probing.store.filesystem import Location
@@ -101,19 +100,19 @@ def test_scores_equal_those_of_stored_levels_to_the_last_bit(
 ) -> None:
     dataset = make_dataset(tmp_path / "dataset", pooling)
     spec = SPEC.model_copy(update=changes)
-    levels = collect(dataset, resolved, spec, what=["levels"]).levels
-    assert levels is not None
+    done = collect(dataset, resolved, spec, what=["levels"])
+    assert done.levels is not None
     folder, _ = stored(dataset, resolved, spec, tmp_path, "uint8")
     labels = read_labels(dataset, folder)
-    assert set(levels.features) == set(labels.features) == {"often", "seldom", "rest"}
+    assert set(done.levels.features) == set(labels.features) == {"often", "seldom", "rest"}
     assert (labels.labels == 0).any(), "a row that has no label of a feature must not count for it"
     assert read_manifest(folder).facts["max_clipped_fraction"] > 0, "some value must lie outside of the ranges"
-    for index, layer in enumerate(iterate_layers(folder)):
+    for layer in iterate_layers(folder):
         quantisation = {"offset": layer.offset, "scale": layer.scale}
         by_hand = count_levels(layer.codes, labels.labels, labels.split, **quantisation)
         scores = score_features(layer.codes, labels.labels, split=labels.split, **quantisation)
         for column, feature in enumerate(labels.features):
-            counts = LevelCounts(**levels.of(feature, index))
+            counts = LevelCounts(**done.counts(feature, layer.layer))
             np.testing.assert_array_equal(counts.counts, by_hand[column].counts)
             assert_equal_scores(score_counts(counts), scores[column])
 
@@ -147,7 +146,7 @@ def test_parts_in_any_order_make_the_whole(dataset: Location, resolved: Resolved
 def test_counts_of_two_datasets_add_up_whatever_columns_they_share(
     tmp_path: Path, dataset: Location, resolved: ResolvedModel, found: Collected
 ) -> None:
-    """Pairs of features are labelled alike in one dataset and not in the other."""
+    """In one dataset all features are labelled alike, in the other they are not."""
     assert found.ranges is not None
     assert found.levels is not None
     sequences = random_sequences(30, seed=5)
@@ -155,19 +154,10 @@ def test_counts_of_two_datasets_add_up_whatever_columns_they_share(
     alone = collect(other, resolved, SPEC, what=["levels"], ranges=found.ranges).levels
     assert alone is not None
     assert len(set(found.levels.labelled)) == 2
-    renamed = [
-        LevelTables(
-            features=found.levels.features,
-            labelled=(0, 0, 0),
-            positive=(1, 1, 1),
-            tables=alone.tables,
-            offset=alone.offset,
-            scale=alone.scale,
-            n_rows=alone.n_rows,
-            n_clipped=alone.n_clipped,
-        )
-    ]
-    both = found.levels.merge(renamed[0])
+    assert len(set(alone.labelled + alone.positive)) == 2
+    same_labels = replace(alone, features=found.levels.features, labelled=(0, 0, 0), positive=(1, 1, 1))
+    both = found.levels.merge(same_labels)
+    assert both.n_rows == found.levels.n_rows + 30
     for feature in both.features:
         wanted = LevelCounts(**found.levels.of(feature, 1)) + LevelCounts(**alone.of("feature", 1))
         np.testing.assert_array_equal(both.of(feature, 1)["counts"], wanted.counts)
@@ -241,6 +231,34 @@ def test_only_labelled_rows_count_among_all_positions(
     assert (counts.sum(axis=(0, 3)) == [[(wanted.label < 0).sum()], [(wanted.label > 0).sum()]]).all()
 
 
+def test_parts_travel_as_files(tmp_path: Path, dataset: Location, resolved: ResolvedModel, found: Collected) -> None:
+    root = Location.open(tmp_path)
+    for i in range(2):
+        part = collect(dataset, resolved, SPEC, n_contexts=6, n_bins=20, ranges=found.ranges, shard=(i, 2))
+        save_collected(part, root / f"part-{i}.npz")
+    whole = load_collected(root / "part-1.npz").merge(load_collected(root / "part-0.npz"))
+    assert whole.is_complete
+    assert (whole.spec, whole.layers, whole.digest) == (found.spec, found.layers, found.digest)
+    assert_same(whole, found)
+    bare = collect(dataset, resolved, SPEC, what=["contexts"], n_contexts=6)
+    save_collected(bare, root / "contexts.npz")
+    read = load_collected(root / "contexts.npz")
+    assert (read.ranges, read.statistics, read.levels) == (None, None, None)
+    assert read.merge(replace(bare, shards=frozenset())).shards == bare.shards
+
+
+def test_a_damaged_file_is_noticed(tmp_path: Path, found: Collected) -> None:
+    location = Location.open(tmp_path) / "part.npz"
+    with pytest.raises(ArtifactError):
+        load_collected(location)
+    save_collected(found, location)
+    data = location.read_bytes()
+    for damaged in (data[: len(data) // 2], data[:5000] + b"?" * 100 + data[5100:], b"", b"text"):
+        location.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"Collect that part again"):
+            load_collected(location)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -256,6 +274,15 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         collect(dataset, resolved, SPEC, **arguments)
+
+
+def test_counts_that_are_not_there_are_refused(dataset: Location, resolved: ResolvedModel, found: Collected) -> None:
+    with pytest.raises(InputError, match="layer 3 asked for"):
+        found.counts("often", 3)
+    with pytest.raises(InputError, match="'amount' in layer 0 asked for"):
+        found.counts("amount", 0)
+    with pytest.raises(InputError, match="there are none"):
+        collect(dataset, resolved, SPEC, what=["contexts"]).counts("often", 0)
 
 
 def test_ranges_of_another_model_are_refused(dataset: Location, resolved: ResolvedModel, found: Collected) -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from sparse_probing import schemas
 from sparse_probing.activations import Selection, extract
+from sparse_probing.activations.plan import read_corpus
 from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.loading import ResolvedModel, load_model, load_tokenizer, resolve_model
 from sparse_probing.neurons import Collected, collect
+from sparse_probing.neurons.contexts import context_table
 from sparse_probing.store.filesystem import Location
 from tests.tiny import write_dataset
 
@@ -118,8 +120,11 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=r"\(1, 0\) asked for"):
         found.context_table(dataset, tokenizer, neurons=[(1, 0)])
-    small = write_dataset(tmp_path / "small", [np.array([0, 5, 6], np.int32)], [])
-    with pytest.raises(InputError, match="corpus of 2 rows"):
+    small = write_dataset(tmp_path / "small", [np.array([0, 5, 6], np.int32)], [], digest="cd" * 32)
+    with pytest.raises(InputError, match="has digest cdcd"):
         found.context_table(small, tokenizer)
+    assert found.contexts is not None
+    with pytest.raises(InputError, match="corpus of 2 rows"):
+        context_table(found.contexts, read_corpus(small, bos_token_id=0, positions="all"), tokenizer, layers=(0, 2))
     with pytest.raises(InputError, match="No contexts"):
         collect(dataset, model, SPEC, what=["statistics"]).context_table(dataset, tokenizer)
