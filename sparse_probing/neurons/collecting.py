@@ -45,6 +45,8 @@ from sparse_probing.store.parquet import read_table
 What = Literal["statistics", "contexts", "levels"]
 EVERYTHING: tuple[What, ...] = get_args(What)
 Progress = Callable[[int, int], None]
+# Activations of calibration rows are kept on the host up to this many bytes, and those shards not run again.
+_KEPT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +168,8 @@ def collect(
 ) -> Collected:
     """Run a model once over a finished dataset and collect what is asked for, for every layer and neuron.
 
-    Quantisation ranges, from which bins and levels follow, are taken first: the first `spec.calibration_rows` training
-    rows are run twice. Level counts take 4 bytes · 256 · neurons · layers · 3 splits for each distinct column of labels
+    Quantisation ranges, from which bins and levels follow, are taken first, from `spec.calibration_rows` training rows at
+    most: their activations are held meanwhile (1 GiB at most; what is beyond that is run twice). Level counts take 4 bytes · 256 · neurons · layers · 3 splits for each distinct column of labels
     (at most two a feature; one, and one more in all, where every row is labelled for every feature).
 
     Parameters
@@ -210,8 +212,9 @@ def collect(
         raise InputError(f"{tuple(what)} asked for; expected some of {', '.join(EVERYTHING)}.")
     one = _Pass(dataset, model, spec, device)
     counted = _labels(dataset, one.corpus, features) if "levels" in what else None
+    mine = [shard for shard in one.shards if shard.index % n_parts == part]
     if ranges is None and set(what) & {"statistics", "levels"}:
-        ranges = one.calibrate()
+        ranges = one.calibrate(keep=frozenset(shard.index for shard in mine))
     if ranges is not None and ranges.scale.shape != one.shape:
         raise InputError(
             f"Ranges of {ranges.scale.shape} (layers, neurons) given; the model has {one.shape}.",
@@ -225,7 +228,6 @@ def collect(
         contexts = ContextCollector(*one.shape, n_contexts, one_per_sequence=one_per_sequence, device=str(one.device))
     if counted is not None and ranges is not None:
         levels = LevelCollector(ranges, *counted, _split(one.corpus), device=str(one.device))
-    mine = [shard for shard in one.shards if shard.index % n_parts == part]
     total, done = sum(shard.n_tokens for shard in mine), 0
     for current in mine:
         for rows, values in one.batches([current]):
@@ -291,11 +293,16 @@ class _Pass:
         self.layers = tuple(point.layer for point in self._points)
         self.shape = (len(self.layers), self._points[0].width)
         self.shards = plan_shards(self.corpus, shard_tokens=self.spec.shard_tokens, row_bytes=int(np.prod(self.shape)))
+        self._kept: dict[int, list[tuple[NDArray[np.int64], torch.Tensor]]] = {}
 
     def batches(self, shards: Sequence[Shard]) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
         """Rows, and their (n_layers, n_rows, n_neurons) activations on the device, batch by batch."""
         with Capture(self._model, {self._hook: self._points}, self.corpus.selection) as capture:
             for shard in shards:
+                if shard.index in self._kept:
+                    for rows, values in self._kept.pop(shard.index):
+                        yield rows, values.to(self.device)
+                    continue
                 for members in plan_batches(self.corpus.lengths[shard.sequences], self.spec.batch_tokens):
                     chosen = shard.sequences[members]
                     batch = collate(
@@ -308,8 +315,11 @@ class _Pass:
                     )
                     yield batch.rows, self._run(capture, batch)
 
-    def calibrate(self) -> Ranges:
-        """Smallest and largest float16 value of each neuron in the calibration shards."""
+    def calibrate(self, keep: frozenset[int] = frozenset()) -> Ranges:
+        """Smallest and largest float16 value of each neuron in the calibration shards.
+
+        The activations of shards in `keep` are held, as many as there is room for, until `batches` comes to them.
+        """
         shards = calibration_shards(self.shards, self.spec.calibration_rows)
         if not shards:
             raise DataError(
@@ -318,15 +328,22 @@ class _Pass:
             )
         low = torch.full(self.shape, torch.inf, device=self.device)
         high, total = -low, torch.zeros(self.shape, dtype=torch.float64, device=self.device)
-        n_rows = 0
-        for rows, values in self.batches(shards):
-            check_finite(values)
-            for layer in range(len(self.layers)):
-                stored = to_float16(values[layer]).float()
-                low[layer] = torch.minimum(low[layer], stored.amin(dim=0))
-                high[layer] = torch.maximum(high[layer], stored.amax(dim=0))
-                total[layer] += stored.sum(dim=0, dtype=torch.float64)
-            n_rows += len(rows)
+        n_rows, room = 0, _KEPT_BYTES
+        for shard in shards:
+            held = []
+            for rows, values in self.batches([shard]):
+                check_finite(values)
+                for layer in range(len(self.layers)):
+                    stored = to_float16(values[layer]).float()
+                    low[layer] = torch.minimum(low[layer], stored.amin(dim=0))
+                    high[layer] = torch.maximum(high[layer], stored.amax(dim=0))
+                    total[layer] += stored.sum(dim=0, dtype=torch.float64)
+                n_rows += len(rows)
+                room -= values.nbytes if shard.index in keep else 0
+                if shard.index in keep and room >= 0:
+                    held.append((rows, values.cpu()))
+            if held and room >= 0:
+                self._kept[shard.index] = held
         mean = (total / n_rows).float()
         return ranges_from_extremes(*(array.cpu().numpy() for array in (low, high, mean)))
 

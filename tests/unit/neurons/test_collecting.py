@@ -12,7 +12,7 @@ from sparse_probing.activations import extract_dataset
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
 from sparse_probing.models.loading import ResolvedModel, load_model
-from sparse_probing.neurons import Collected, calibrate, collect, load_collected, save_collected
+from sparse_probing.neurons import Collected, calibrate, collect, collecting, load_collected, save_collected
 from sparse_probing.probes.counts import LevelCounts, count_levels
 from sparse_probing.probes.single import NeuronScores, score_counts, score_features
 from sparse_probing.store.filesystem import Location
@@ -163,6 +163,22 @@ def test_counts_of_two_datasets_add_up_whatever_columns_they_share(
         np.testing.assert_array_equal(both.of(feature, 1)["counts"], wanted.counts)
     with pytest.raises(InputError, match="cannot be merged"):
         found.levels.merge(alone)
+
+
+@pytest.mark.parametrize("room", [0, 50_000])
+def test_calibration_rows_may_be_held_or_run_twice(
+    monkeypatch: pytest.MonkeyPatch, dataset: Location, resolved: ResolvedModel, found: Collected, room: int
+) -> None:
+    runs: list[int] = []
+    run = collecting.Capture.run
+    monkeypatch.setattr(collecting, "_KEPT_BYTES", room)
+    monkeypatch.setattr(collecting.Capture, "run", lambda self, batch: runs.append(1) or run(self, batch))
+    assert_same(collect(dataset, resolved, SPEC, n_contexts=6, n_bins=20), found)
+    n_twice = len(runs)
+    monkeypatch.setattr(collecting, "_KEPT_BYTES", 1 << 30)
+    assert_same(collect(dataset, resolved, SPEC, n_contexts=6, n_bins=20), found)
+    assert n_twice < 2 * (len(runs) - n_twice)
+    assert n_twice > len(runs) - n_twice
 
 
 def test_make_up_of_batches_matters_only_by_rounding(
