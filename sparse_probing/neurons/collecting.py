@@ -169,8 +169,10 @@ def collect(
     """Run a model once over a finished dataset and collect what is asked for, for every layer and neuron.
 
     Quantisation ranges, from which bins and levels follow, are taken first, from `spec.calibration_rows` training rows at
-    most: their activations are held meanwhile (1 GiB at most; what is beyond that is run twice). Level counts take 4 bytes · 256 · neurons · layers · 3 splits for each distinct column of labels
-    (at most two a feature; one, and one more in all, where every row is labelled for every feature).
+    most: their activations are held meanwhile (1 GiB at most; what is beyond that is run twice).
+
+    Level counts take 4 bytes · 256 · neurons · layers · 3 splits for each distinct column of labels: at most two a feature;
+    one, and one more in all, where every row is labelled for every feature.
 
     Parameters
     ----------

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sparse_probing.activations import extract_dataset
+from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
 from sparse_probing.models.loading import ResolvedModel, load_model
@@ -165,20 +167,28 @@ def test_counts_of_two_datasets_add_up_whatever_columns_they_share(
         found.levels.merge(alone)
 
 
-@pytest.mark.parametrize("room", [0, 50_000])
-def test_calibration_rows_may_be_held_or_run_twice(
-    monkeypatch: pytest.MonkeyPatch, dataset: Location, resolved: ResolvedModel, found: Collected, room: int
+def test_calibration_rows_are_held_as_far_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, dataset: Location, resolved: ResolvedModel
 ) -> None:
-    runs: list[int] = []
+    spec = SPEC.model_copy(update={"calibration_rows": 150})
+    n_runs = 0
     run = collecting.Capture.run
-    monkeypatch.setattr(collecting, "_KEPT_BYTES", room)
-    monkeypatch.setattr(collecting.Capture, "run", lambda self, batch: runs.append(1) or run(self, batch))
-    assert_same(collect(dataset, resolved, SPEC, n_contexts=6, n_bins=20), found)
-    n_twice = len(runs)
-    monkeypatch.setattr(collecting, "_KEPT_BYTES", 1 << 30)
-    assert_same(collect(dataset, resolved, SPEC, n_contexts=6, n_bins=20), found)
-    assert n_twice < 2 * (len(runs) - n_twice)
-    assert n_twice > len(runs) - n_twice
+
+    def counted(self: Capture, batch: TokenBatch) -> dict[str, torch.Tensor]:
+        nonlocal n_runs
+        n_runs += 1
+        return run(self, batch)
+
+    monkeypatch.setattr(collecting.Capture, "run", counted)
+    found, runs = [], []
+    for room in (1 << 30, 50_000, 0):
+        monkeypatch.setattr(collecting, "_KEPT_BYTES", room)
+        n_runs = 0
+        found.append(collect(dataset, resolved, spec, n_contexts=6, n_bins=20))
+        runs.append(n_runs)
+    assert runs[0] < runs[1] < runs[2]
+    for other in found[1:]:
+        assert_same(other, found[0])
 
 
 def test_make_up_of_batches_matters_only_by_rounding(
