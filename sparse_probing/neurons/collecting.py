@@ -253,7 +253,7 @@ def collect(
         ranges=ranges,
         statistics=statistics.result() if statistics is not None else None,
         contexts=contexts.result() if contexts is not None else None,
-        levels=levels.result() if levels is not None else None,
+        levels=levels.finish() if levels is not None else None,
     )
 
 

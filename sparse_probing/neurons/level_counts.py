@@ -175,6 +175,7 @@ class LevelCollector:
             ) from error
         self._n_clipped = torch.zeros((n_layers, n_neurons), dtype=torch.int64, device=place)
         self._n_rows = 0
+        self._is_finished = False
 
     @torch.inference_mode()
     def update(self, values: torch.Tensor, rows: NDArray[np.int64]) -> None:
@@ -191,7 +192,13 @@ class LevelCollector:
         ------
         DataError
             If the shape is another, or an activation of a labelled row is not a number.
+        InputError
+            If the collector is finished.
         """
+        if self._is_finished:
+            raise InputError(
+                "A batch came after the counts were finished.", remedy="Make another collector, and merge."
+            )
         n_layers, n_neurons = self._n_clipped.shape
         if tuple(values.shape) != (n_layers, len(rows), n_neurons):
             raise DataError(
@@ -225,15 +232,16 @@ class LevelCollector:
                 index = (levels[row_at[part]] + cell_at[part, None]).view(-1)
                 table.scatter_add_(0, index, ones[: len(index)])
 
-    def result(self) -> LevelTables:
-        """The counts of everything taken in so far."""
+    def finish(self) -> LevelTables:
+        """The counts of everything taken in. Tables are large, so theirs is not copied: no batch can follow."""
+        self._is_finished = True
         return LevelTables(
             features=self._features,
             labelled=self._labelled,
             positive=self._positive,
-            tables=self._tables.cpu().numpy().copy(),
+            tables=self._tables.cpu().numpy(),
             offset=self._ranges.offset,
             scale=self._ranges.scale,
             n_rows=self._n_rows,
-            n_clipped=self._n_clipped.cpu().numpy().copy(),
+            n_clipped=self._n_clipped.cpu().numpy(),
         )
