@@ -119,8 +119,8 @@ def _count(codes: Codes, neurons: slice, rows: NDArray[np.intp], labels: NDArray
     width = neurons.stop - neurons.start
     n_cells, n_columns = width * N_LEVELS, labels.shape[1]
     total: NDArray[Any] = np.zeros((n_cells, n_columns), np.float32 if len(rows) < 1 << 24 else np.float64)
-    if n_columns == 2:
-        # One feature: labelled rows and, among them, positive ones. Two passes over parts cost less than one over both.
+    if n_columns == 2 and (labels[:, 1] <= labels[:, 0]).all():
+        # Labelled rows and, among them, positive ones: one feature. Two passes over parts cost less than one over both.
         positive = labels[:, 1] > 0
         within = _count_ones(codes, neurons, rows[positive], n_cells)
         total[:, 1] = within
