@@ -228,6 +228,15 @@ def test_ranges_come_from_training_rows_alone(tmp_path: Path, resolved: Resolved
     assert collect(untrained, resolved, SPEC, what=["contexts"]).contexts is not None
 
 
+def test_how_an_extraction_would_store_plays_no_part(
+    dataset: Location, resolved: ResolvedModel, found: Collected
+) -> None:
+    spec = SPEC.model_copy(update={"storage_dtype": "float32"})
+    other = collect(dataset, resolved, spec, n_contexts=6, n_bins=20)
+    assert (other.digest, other.spec) == (found.digest, found.spec)
+    assert_same(other, found)
+
+
 def test_text_without_labels_has_statistics_and_contexts(tmp_path: Path, resolved: ResolvedModel) -> None:
     sequences = random_sequences(15)
     dataset = write_dataset(tmp_path / "dataset", sequences, [])
