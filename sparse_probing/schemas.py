@@ -235,6 +235,22 @@ PROBE_SUPPORTS = pa.schema(
     ]
 )
 
+# One row per neuron and context, best first. `position` is that of the token read; null for rows pooled by mean or max.
+NEURON_CONTEXTS = pa.schema(
+    [
+        _field("layer", pa.int32()),
+        _field("neuron", pa.int32()),
+        _field("rank", pa.int32()),
+        _field("activation", pa.float32()),
+        _field("row_id", pa.int64()),
+        _field("seq_id", pa.int64()),
+        _field("position", pa.int32(), nullable=True),
+        _field("before", pa.string()),
+        _field("token", pa.string()),
+        _field("after", pa.string()),
+    ]
+)
+
 CHECK_RESULTS = pa.schema(
     [
         _field("run_id", pa.string()),

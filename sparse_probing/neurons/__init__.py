@@ -1,1 +1,28 @@
-"""What is said of a neuron beyond its scores: histograms, contexts, ablation, weights."""
+"""What is said of a neuron beyond its scores: statistics, contexts and level counts from one pass, nothing stored.
+
+`collect` makes the pass; it is loaded when first asked for, since it needs torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparse_probing.neurons.collecting import Collected, calibrate, collect
+    from sparse_probing.neurons.parts import load_collected, save_collected
+
+_HOMES = {
+    "Collected": "collecting",
+    "calibrate": "collecting",
+    "collect": "collecting",
+    "load_collected": "parts",
+    "save_collected": "parts",
+}
+__all__ = ["Collected", "calibrate", "collect", "load_collected", "save_collected"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

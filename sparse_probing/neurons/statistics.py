@@ -12,10 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparse_probing.activations.quantisation import LEVELS
 from sparse_probing.errors import DataError, InputError
-
-LEVEL_COUNT = LEVELS + 1
 
 
 @dataclass(frozen=True)
@@ -125,27 +122,31 @@ class StatisticsCollector:
         DataError
             If the shape is another, or a value is not a finite number.
         """
-        n_layers, n_neurons, n_bins = self._histogram.shape
+        n_layers, n_neurons, _ = self._histogram.shape
         if values.ndim != 3 or values.shape[0] != n_layers or values.shape[2] != n_neurons:
             raise DataError(f"Activations of shape {tuple(values.shape)}; expected ({n_layers}, n_rows, {n_neurons}).")
         if not values.shape[1]:
             return
-        exact = values.float()
-        mean = exact.mean(dim=1, dtype=torch.float64)
-        if not torch.isfinite(mean).all():
-            raise DataError("Activations hold values that are not finite.", remedy="Run the model in another dtype.")
-        n_rows = values.shape[1]
-        squares = (exact.double() - mean[:, None]).square_().sum(dim=1)
-        shift, share = mean - self._mean, n_rows / (self._n_rows + n_rows)
-        self._sum_squares += squares + shift.square() * (self._n_rows * share)
-        self._mean += shift * share
-        self._n_rows += n_rows
-        torch.minimum(self._low, exact.amin(dim=1), out=self._low)
-        torch.maximum(self._high, exact.amax(dim=1), out=self._high)
-        self._n_positive += (exact > 0).sum(dim=1)
-        width = ((self._last - self._first) / n_bins).clamp_min(torch.finfo(torch.float32).tiny)
-        bins = ((exact - self._first[:, None]) / width[:, None]).floor_().clamp_(0, n_bins - 1).long().transpose(1, 2)
-        self._histogram.scatter_add_(2, bins, torch.ones_like(bins))
+        check_finite(values)
+        for layer in range(n_layers):
+            self._update_layer(layer, values[layer].float())
+        self._n_rows += values.shape[1]
+
+    def _update_layer(self, layer: int, exact: torch.Tensor) -> None:
+        """Take in (n_rows, n_neurons) of one layer: in float64 and as bins a batch of all layers is large."""
+        n_rows, n_bins = len(exact), self._histogram.shape[-1]
+        mean = exact.mean(dim=0, dtype=torch.float64)
+        squares = (exact.double() - mean).square_().sum(dim=0)
+        shift, share = mean - self._mean[layer], n_rows / (self._n_rows + n_rows)
+        self._sum_squares[layer] += squares + shift.square() * (self._n_rows * share)
+        self._mean[layer] += shift * share
+        torch.minimum(self._low[layer], exact.amin(dim=0), out=self._low[layer])
+        torch.maximum(self._high[layer], exact.amax(dim=0), out=self._high[layer])
+        self._n_positive[layer] += (exact > 0).sum(dim=0)
+        first = self._first[layer]
+        width = ((self._last[layer] - first) / n_bins).clamp_min(torch.finfo(torch.float32).tiny)
+        bins = ((exact - first) / width).floor_().clamp_(0, n_bins - 1).long().T
+        self._histogram[layer].scatter_add_(1, bins, torch.ones_like(bins))
 
     def result(self) -> NeuronStatistics:
         """The statistics of everything taken in so far."""
@@ -156,37 +157,7 @@ class StatisticsCollector:
         return NeuronStatistics(n_rows=self._n_rows, **arrays)
 
 
-def count_levels(levels: NDArray[np.uint8], labels: NDArray[np.integer]) -> NDArray[np.int64]:
-    """How often each neuron has each level in each class: what one-neuron probes need, and no more.
-
-    Counts of disjoint rows add up.
-
-    Parameters
-    ----------
-    levels:
-        (n_rows, n_neurons) uint8.
-    labels:
-        (n_rows,) of +1 and −1.
-
-    Returns
-    -------
-    NDArray
-        (2, n_neurons, 256) int64: negatives first.
-
-    Raises
-    ------
-    DataError
-        If there are not as many labels as rows, or one is neither +1 nor −1.
-    """
-    if len(levels) != len(labels) or not np.isin(labels, (-1, 1)).all():
-        raise DataError(f"{len(levels)} rows and {len(labels)} labels; expected one label of +1 or -1 a row.")
-    n_neurons = levels.shape[1]
-    places = np.arange(n_neurons, dtype=np.int64) * LEVEL_COUNT
-    counts = np.zeros((2, n_neurons * LEVEL_COUNT), dtype=np.int64)
-    # Blocks of rows keep the index array small.
-    for index, label in enumerate((-1, 1)):
-        chosen = levels[labels == label]
-        for first in range(0, len(chosen), 1024):
-            flat = (chosen[first : first + 1024] + places).reshape(-1)
-            counts[index] += np.bincount(flat, minlength=n_neurons * LEVEL_COUNT)
-    return counts.reshape(2, n_neurons, LEVEL_COUNT)
+def check_finite(values: torch.Tensor) -> None:
+    """Raise a DataError if an activation is not a finite number."""
+    if not torch.isfinite(values).all():
+        raise DataError("Activations hold values that are not finite.", remedy="Run the model in another dtype.")

@@ -8,7 +8,7 @@ import torch
 
 from sparse_probing.activations import Selection, extract
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.neurons.statistics import NeuronStatistics, StatisticsCollector, count_levels
+from sparse_probing.neurons.statistics import NeuronStatistics, StatisticsCollector
 from tests.tiny import random_sequences, tiny_model
 
 
@@ -74,19 +74,3 @@ def test_what_is_not_finite_is_refused(values: np.ndarray) -> None:
     values[1, 5, 2] = np.nan
     with pytest.raises(DataError, match="not finite"):
         collected(values, [], np.zeros((2, 5)), np.ones((2, 5)))
-
-
-def test_level_counts_equal_a_count_by_hand_and_add_up() -> None:
-    rng = np.random.default_rng(5)
-    levels = rng.integers(0, 256, (2500, 3), dtype=np.uint8)
-    labels = rng.choice([-1, 1], 2500)
-    counts = count_levels(levels, labels)
-    for index, label in enumerate((-1, 1)):
-        for neuron in range(3):
-            wanted = np.bincount(levels[labels == label, neuron], minlength=256)
-            np.testing.assert_array_equal(counts[index, neuron], wanted)
-    np.testing.assert_array_equal(
-        count_levels(levels[:700], labels[:700]) + count_levels(levels[700:], labels[700:]), counts
-    )
-    with pytest.raises(DataError, match="one label"):
-        count_levels(levels, labels[1:])

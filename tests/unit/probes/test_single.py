@@ -133,6 +133,20 @@ def test_streaming_equals_batch_to_the_last_bit(scores, planted) -> None:
     assert_identical(score_counts(total), scores)
 
 
+@pytest.mark.parametrize("marks", [(0, 1), (0, -1), (1, 0), (1, -1), (-1, 1)])
+def test_a_shard_in_which_features_have_one_class_or_no_label(marks) -> None:
+    """Two columns of labels in all, but not those of one feature."""
+    codes = np.random.default_rng(8).integers(0, 256, (9, 4), dtype=np.uint8)
+    labels = np.tile(np.array(marks, np.int8), (9, 1))
+    labels[6:, 0] = 0
+    for feature, counted in enumerate(count_levels(codes, labels, np.zeros(9, np.int8))):
+        for code, sign in enumerate((-1, 1)):
+            for neuron in range(4):
+                rows = labels[:, feature] == sign
+                wanted = np.bincount(codes[rows, neuron], minlength=256)
+                np.testing.assert_array_equal(counted.counts[0, code, neuron], wanted)
+
+
 def test_counts_of_different_quantisation_do_not_add(planted) -> None:
     one = count_levels(planted.X, planted.y, planted.split)[0]
     other = LevelCounts(one.counts, one.offset + 1, one.scale)
