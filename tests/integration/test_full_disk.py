@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -102,10 +100,11 @@ def failures(work: Callable[[], object], allow: Callable[[int], None], check: Ca
         try:
             work()
         except ArtifactError as error:
-            assert re.search(r"(?s)/disk/.*No space left on device.*Free space", str(error)), error
-            check()
+            said = str(error)
         else:
             return step
+        assert re.search(r"(?s)/disk/.*No space left on device.*Free space", said), said
+        check()
     raise AssertionError("it never fitted")
 
 
