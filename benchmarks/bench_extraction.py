@@ -176,19 +176,20 @@ def compare(
     print(f"\n{name}: {n_tokens} tokens, {facts['n_rows']} rows, {spec.storage_dtype}, {facts['size'] / 1e6:.0f} MB,")
     print(f"{len(batches)} batches ({len(filled)} filled), {torch.get_num_threads()} threads, {repeats} rounds")
     ratios: dict[str, float] = {}
+    busy: dict[str, float] = {}
     for side in rounds[0]:
         middle = statistics.median(taken[side][0] for taken in rounds)
         text = f"  {side:<26}{n_tokens / middle:12.0f} tokens/s"
         if side != EXTRACTION:
             found = [taken[side][0] / taken[EXTRACTION][0] for taken in rounds]
             ratios[side] = statistics.median(found)
+            busy[side] = statistics.median(taken[side][1] / taken[EXTRACTION][1] for taken in rounds)
             text += f"; extraction is {ratios[side]:.3f} times as fast ({min(found):.3f} to {max(found):.3f})"
-        print(text)
-    busy = [taken[BARE][1] / taken[EXTRACTION][1] for taken in rounds]
-    print(f"  processor time, bare over extraction {statistics.median(busy):.3f} ({min(busy):.3f} to {max(busy):.3f})")
+            text += f", by processor time {busy[side]:.3f}"
+        print(text, flush=True)
     speed = n_tokens / statistics.median(taken[EXTRACTION][0] for taken in rounds)
     threads = torch.get_num_threads()
-    return Contest(name, n_tokens, facts["n_rows"], threads, speed, ratios, statistics.median(busy))
+    return Contest(name, n_tokens, facts["n_rows"], threads, speed, ratios, busy[BARE])
 
 
 def measure(sides: dict[str, Work], model: nn.Module, repeats: int) -> list[dict[str, tuple[float, float]]]:
@@ -241,7 +242,7 @@ def bench_random(
         folder = Path(temporary)
         config.save_pretrained(folder)
         model, headed = (random_model(kind, config, dtype, device) for kind in ("AutoModel", "AutoModelForCausalLM"))
-        bridge = bridge_of(headed, numbered_tokenizer(config.vocab_size), folder, getattr(torch, dtype))
+        bridge = bridge_of(headed, numbered_tokenizer(config.vocab_size, folder), folder, getattr(torch, dtype))
     resolved = ResolvedModel(
         folder=Path(), short_name="gpt-neox-shaped", id="random", revision="local", architecture="gpt_neox",
         n_layers=config.num_hidden_layers, n_neurons=config.intermediate_size, weights_digest="0" * 64,
@@ -272,13 +273,15 @@ def random_model(kind: str, config: Any, dtype: str, device: str) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def numbered_tokenizer(n_tokens: int) -> Any:
-    """A tokenizer whose words are the numbers of its tokens: TransformerLens wants one, and nothing here uses it."""
+def numbered_tokenizer(n_tokens: int, folder: Path) -> Any:
+    """A tokenizer whose words are the numbers of its tokens, from files: TransformerLens wants one; nothing here uses it."""
     from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({str(i): i for i in range(n_tokens)}, unk_token="0"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="0", eos_token="0", pad_token="0", unk_token="0")
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "0")
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(str(folder))
 
 
 def print_table(contests: Sequence[Contest]) -> None:
