@@ -18,7 +18,7 @@ from sparse_probing.models.loading import ResolvedModel
 from tests.tiny import random_sequences, save_tiny, write_dataset
 
 ROOT = Path(__file__).parents[2]
-N_SEQUENCES, FACTOR = 1_500, 20
+N_SEQUENCES, FACTOR = 1_250, 20
 SCRIPT = """
 import json, pathlib, sys
 import torch
