@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparse_probing import schemas
@@ -184,7 +185,7 @@ def read_corpus(
         pooling=pooling,
         tokens=tokens,
         bounds=bounds.astype(np.int64),
-        is_training=np.asarray(table.column("split").to_pandas() == "train"),
+        is_training=pc.equal(table.column("split"), "train").to_numpy(),
         selection=Selection(pooling, sequence.astype(np.int64), start.astype(np.int64), stop.astype(np.int64)),
         rows=rows,
     )

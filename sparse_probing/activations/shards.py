@@ -202,8 +202,10 @@ class ShardStore:
         return Losses(n_clipped, max_error)
 
     def write_rows(self) -> dict[str, FileEntry]:
-        """Write ``rows.parquet``."""
-        return {"rows.parquet": write_table(self.folder / "rows.parquet", self.rows, schemas.ROWS)}
+        """Write ``rows.parquet``, in row groups small enough that writing it takes little memory."""
+        return {
+            "rows.parquet": write_table(self.folder / "rows.parquet", self.rows, schemas.ROWS, row_group_rows=1 << 14)
+        }
 
     def write_quantisation(self, ranges: Ranges, losses: Losses) -> dict[str, FileEntry]:
         """Write ``quantisation.parquet``: ranges and losses of every neuron."""

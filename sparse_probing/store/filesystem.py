@@ -98,8 +98,8 @@ class Location:
         """Write the file atomically: under a temporary name, then renamed over whatever was there."""
         parent, _, name = self.path.rpartition("/")
         temporary = f"{parent}/{TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}"
-        self.filesystem.create_dir(parent, recursive=True)
         try:
+            self.filesystem.create_dir(parent, recursive=True)
             with self.filesystem.open_output_stream(temporary) as stream:
                 stream.write(data)
             self.filesystem.move(temporary, self.path)

@@ -7,11 +7,12 @@ A fragment is a finished artifact folder ``results/<kind>/<run_id>/`` whose Parq
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ from sparse_probing.warehouse.connection import one_line, open_working
 
 RESULTS_FOLDER = "results"
 _TEMPORARY_PREFIX = ".tmp-publish-"
+# The system's words, in DuckDB's error when a write finds no room.
+_DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,15 @@ def load_results(working: Path, root: Location) -> LoadReport:
     Raises
     ------
     ArtifactError
-        If another process is loading, or a fragment is damaged or of another schema: the message names the file. All
-        other runs have been loaded by then, and the run of the damaged fragment is as it was before.
+        If another process is loading, the disk is full, or a fragment is damaged or of another schema: the message
+        names the file. All other runs have been loaded by then (unless the disk is full), and the run of the damaged
+        fragment is as it was before.
     """
+    with _disk_errors(working):
+        return _load(working, root)
+
+
+def _load(working: Path, root: Location) -> LoadReport:
     connection, moved = _open_usable(working)
     try:
         known = {
@@ -178,6 +187,11 @@ def set_threshold(working: Path, collection: str, metric: str, threshold: float 
             f"Threshold metric {metric!r} unknown; known: {', '.join(known)}.",
             remedy="Name one of them: neurons are selected on validation, never on test.",
         )
+    with _disk_errors(working):
+        _write_threshold(working, collection, metric, threshold)
+
+
+def _write_threshold(working: Path, collection: str, metric: str, threshold: float | None) -> None:
     connection, _ = _open_usable(working)
     try:
         if threshold is None:
@@ -191,6 +205,26 @@ def set_threshold(working: Path, collection: str, metric: str, threshold: float 
             )
     finally:
         connection.close()
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Whether it all began with a full disk: rolling back what that has ended already is an error of its own."""
+    earlier = error.__cause__ or error.__context__
+    return _DISK_FULL in str(error) or (earlier is not None and _is_full_disk(earlier))
+
+
+@contextlib.contextmanager
+def _disk_errors(working: Path) -> Iterator[None]:
+    """DuckDB's error of a full disk as one that says what to do."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if not _is_full_disk(error):
+            raise
+        raise ArtifactError(
+            f"Cannot write {working}: {_DISK_FULL}.",
+            remedy="Free space or choose another data folder, then run again.",
+        ) from error
 
 
 def _open_usable(working: Path) -> tuple[duckdb.DuckDBPyConnection, Path | None]:
@@ -209,9 +243,10 @@ def _open_usable(working: Path) -> tuple[duckdb.DuckDBPyConnection, Path | None]
         except BaseException:
             connection.close()
             raise
-    except duckdb.Error:
+    except duckdb.Error as error:
+        if _is_full_disk(error):
+            raise
         # Not a database, or a write-ahead log that cannot be replayed: everything in it can be had again.
-        pass
     moved = _move_aside(working)
     connection = open_working(working)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from sparse_probing.activations import extract_dataset
+from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.models.loading import ResolvedModel
 from sparse_probing.store.filesystem import Location
@@ -20,9 +23,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 @pytest.fixture
-def exact_float32() -> None:
+def exact_float32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.fixture(params=["gpt_neox", "llama", "bert"])
@@ -58,3 +63,42 @@ def test_parity_with_the_processor(
     # Buffers are reused while copies are in the air: a copy that came late would show here.
     assert read_manifest(cuda).files == read_manifest(again).files
     assert read_manifest(cuda).facts["device"] == "cuda"
+
+
+@pytest.mark.parametrize("model_dtype", ["bfloat16", "float16"])
+def test_halves_of_float32_arrive_as_such(tmp_path: Path, resolved: ResolvedModel, model_dtype: str) -> None:
+    """A model in half precision gives the processor's float32 numbers to within that precision, on every row."""
+    sequences = random_sequences(120)
+    dataset = write_dataset(tmp_path / "dataset", sequences, [(i, p) for i, s in enumerate(sequences) for p in (1, 3)])
+    spec = ExtractionSpec(storage_dtype="float16", shard_tokens=100, batch_tokens=64)
+    wanted = stored(extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / "cpu"), device="cpu"))
+    halved = replace(resolved, dtype=model_dtype)
+    found = stored(extract_dataset(dataset, halved, spec, root=Location.open(tmp_path / "cuda"), device="cuda"))
+    assert np.isfinite(found).all()
+    # Three layers of rounding to 8 or 11 bits; a row that belongs elsewhere is off by far more.
+    off = np.abs(found - wanted).mean(axis=2) / np.abs(wanted).mean(axis=2)
+    assert off.max() < (0.15 if model_dtype == "bfloat16" else 0.03)
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    tmp_path: Path, resolved: ResolvedModel, exact_float32: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of the batches before it are in the air when memory runs out: the shard is run anew, and nothing is lost."""
+    sequences = random_sequences(100)
+    dataset = write_dataset(tmp_path / "dataset", sequences, [(i, p) for i, s in enumerate(sequences) for p in (1, 3)])
+    spec = ExtractionSpec(storage_dtype="float32", shard_tokens=400, batch_tokens=128)
+    wanted = stored(extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / "whole"), device="cuda"))
+    run, calls = Capture.run, 0
+
+    def failing(self: Capture, batch: TokenBatch) -> dict[str, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            # More than any device has: a real error of the allocator.
+            torch.empty(1 << 44, dtype=torch.uint8, device="cuda")
+        return run(self, batch)
+
+    monkeypatch.setattr(Capture, "run", failing)
+    folder = extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / "halved"), device="cuda")
+    assert 64 in read_manifest(folder).facts["batch_tokens"]
+    np.testing.assert_allclose(stored(folder), wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
