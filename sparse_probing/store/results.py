@@ -1,11 +1,12 @@
 """Result fragments: what a probing run wrote, part by part while it runs, as finished artifacts at its end.
 
-Layout: ``results/_running/<run_id>/<part>/<kind>.parquet`` (finished when its ``done`` file is there), then
-``results/<kind>/<run_id>/`` with a manifest each; ``runs`` comes last, so a run that has it is whole.
+Layout: ``results/_running/<run_id>/<part>/<kind>.parquet`` (finished when the file ``done``, with their digests, is there),
+then ``results/<kind>/<run_id>/`` with a manifest each; ``runs`` comes last, so a run that has it is whole.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -52,9 +53,9 @@ def is_part_done(root: Location, run_id: str, part: str) -> bool:
 def write_part(root: Location, run_id: str, part: str, tables: Mapping[str, pa.Table]) -> None:
     """Keep the results of one part of a run; the marker is written last."""
     folder = _part_folder(root, run_id, part)
-    for kind, table in tables.items():
-        write_table(folder / f"{kind}.parquet", table, TABLES[kind])
-    (folder / DONE_NAME).write_bytes(",".join(tables).encode())
+    entries = {kind: write_table(folder / f"{kind}.parquet", table, TABLES[kind]) for kind, table in tables.items()}
+    done = {kind: entry.model_dump() for kind, entry in entries.items()}
+    (folder / DONE_NAME).write_bytes(json.dumps(done).encode())
 
 
 def read_parts(root: Location, run_id: str, parts: Sequence[str]) -> dict[str, list[pa.Table]]:
@@ -63,15 +64,15 @@ def read_parts(root: Location, run_id: str, parts: Sequence[str]) -> dict[str, l
     Raises
     ------
     ArtifactError
-        If a part is not done.
+        If a part is not done, or a file of it is not what was written.
     """
     tables: dict[str, list[pa.Table]] = {kind: [] for kind in PART_KINDS}
     for part in parts:
         if not is_part_done(root, run_id, part):
             raise ArtifactError(f"Run {run_id}: {part} is not probed yet.", remedy="Run the same command again.")
         folder = _part_folder(root, run_id, part)
-        for kind in (folder / DONE_NAME).read_bytes().decode().split(","):
-            tables[kind].append(read_table(folder / f"{kind}.parquet"))
+        for kind, entry in json.loads((folder / DONE_NAME).read_bytes()).items():
+            tables[kind].append(read_table(folder / f"{kind}.parquet", entry=FileEntry.model_validate(entry)))
     return tables
 
 

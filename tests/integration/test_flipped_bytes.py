@@ -19,6 +19,8 @@ from sparse_probing.store.filesystem import Location
 from sparse_probing.store.labels import read_labels
 from sparse_probing.store.manifests import read_manifest
 from sparse_probing.store.matrices import iterate_layers
+from sparse_probing.store.results import read_parts, write_part
+from tests.sql.rows import table
 from tests.tiny import random_sequences, save_tiny, write_dataset
 
 SPEC = ExtractionSpec(shard_tokens=160, batch_tokens=80, calibration_rows=60)
@@ -85,3 +87,18 @@ def test_of_activations_that_are_probed(tmp_path: Path, stored: tuple[Path, Path
             pass
 
     assert found_in_each_file(stored[1], tmp_path / "activations", use) >= 8
+
+
+def test_of_a_run_that_is_finished_later(tmp_path: Path) -> None:
+    root = Location.open(tmp_path)
+    part = {"neuron_scores": table("neuron_scores", [{"neuron": i} for i in range(300)])}
+    write_part(root, "r1", "layer-00", part)
+    path = next(tmp_path.rglob("neuron_scores.parquet"))
+    rng = np.random.default_rng(1)
+    whole = path.read_bytes()
+    for _ in range(50):
+        flip_a_byte(path, rng)
+        with pytest.raises(ArtifactError, match="is damaged: SHA-256"):
+            read_parts(root, "r1", ["layer-00"])
+        path.write_bytes(whole)
+    assert read_parts(root, "r1", ["layer-00"])["neuron_scores"][0].equals(part["neuron_scores"])
