@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparse_probing.activations.capture import Capture, collate
-from sparse_probing.activations.extraction import BUFFERS
+from sparse_probing.activations.encoding import BUFFERS
 from sparse_probing.activations.plan import Corpus, calibration_shards, plan_batches, plan_shards, read_corpus
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import InputError

@@ -12,8 +12,6 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from torch import nn
 
 from sparse_probing import config
 from sparse_probing.activations.capture import Capture, collate
+from sparse_probing.activations.encoding import Buffer, Encoder, Outlet
 from sparse_probing.activations.plan import (
     PLAN_VERSION,
     Corpus,
@@ -33,7 +32,7 @@ from sparse_probing.activations.plan import (
     read_corpus,
 )
 from sparse_probing.activations.pooling import MASK_RULE
-from sparse_probing.activations.quantisation import Ranges, encode, to_float16
+from sparse_probing.activations.quantisation import Ranges, encode
 from sparse_probing.activations.shards import Losses, ShardStore
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
@@ -45,15 +44,10 @@ from sparse_probing.store.matrices import STORAGE_DTYPES
 
 Progress = Callable[[int, int], None]
 
-_TORCH_DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
-# Shards in the air: one being filled, the others being copied and written.
-BUFFERS = {"cpu": 2, "cuda": 3}
 # After running out of memory, batches grow again once this many shards went well.
 _SHARDS_BEFORE_RAISE = 8
 # How long a part of a shared extraction waits for the others to stage their share.
 _WAIT_SECONDS = 3600.0
-# Values encoded at a time: on a processor what stays in its cache, on a GPU what makes few calls.
-_ENCODE_VALUES = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 def activations_digest(spec: ExtractionSpec, resolved: ResolvedModel, dataset_digest: str) -> str:
@@ -143,21 +137,6 @@ def extract_dataset(
     return folder
 
 
-@dataclass
-class _Buffer:
-    """Host memory of one shard in the air; pinned where a GPU copies into it."""
-
-    memory: torch.Tensor
-    used: int = 0
-
-    def block(self, dtype: torch.dtype, shape: tuple[int, int, int]) -> torch.Tensor:
-        """The next free part of the memory, as a tensor."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        part = self.memory[self.used : self.used + size].view(dtype).view(shape)
-        self.used += -(-size // 64) * 64
-        return part
-
-
 class _Extraction:
     """One extraction on one device: runs shards, hands them to the background, and collects what that says."""
 
@@ -176,12 +155,17 @@ class _Extraction:
         self._needs_mask = not is_causal(model)
         self._pad_token_id = getattr(getattr(model, "config", None), "pad_token_id", None) or 0
         self._ranges: Ranges | None = None
-        self._free: SimpleQueue[_Buffer] = SimpleQueue()
-        self._made = 0
+        largest = max(shard.n_rows for shard in self.shards)
+        # What is quantised is staged as float16 first.
+        staged_bytes = max(item_bytes, 2 if spec.storage_dtype == "uint8" else 0)
+        self._outlet = Outlet(
+            self.device,
+            n_bytes=largest * self.row_bytes * staged_bytes,
+            n_blocks=max(len(shard.sequences) for shard in self.shards),
+        )
         self._batch_tokens = spec.batch_tokens
         self._shards_since_shrink = 0
         self._pending: list[Future[None]] = []
-        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> _Extraction:
         on_gpu = self.device.type == "cuda"
@@ -305,16 +289,17 @@ class _Extraction:
     def _submit(self, shard: Shard, *, staged: bool) -> None:
         """Run one shard and hand its buffer to the background, which finishes it."""
         started = time.perf_counter()
-        buffer = self._buffer()
+        # Raises what failed in the background, before waiting for it.
+        self._collect(wait=False)
+        buffer = self._outlet.take()
         while True:
             try:
                 blocks, row_ids, losses = self._forward(shard, buffer, staged)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 self._shrink_batches(shard, error)
-                buffer.used = 0
-        copied = self._copies.record_event() if self._copies is not None else None
-        work = (shard, buffer, blocks, row_ids, losses, copied, staged, self._batch_tokens, started)
+                buffer.clear()
+        work = (shard, buffer, blocks, row_ids, losses, self._outlet.fence(), staged, self._batch_tokens, started)
         self._pending.append(self._shard_writer.submit(self._write, *work))
         self._shards_since_shrink += 1
         if self._shards_since_shrink >= _SHARDS_BEFORE_RAISE:
@@ -322,10 +307,10 @@ class _Extraction:
             self._shards_since_shrink = 0
 
     def _forward(
-        self, shard: Shard, buffer: _Buffer, staged: bool
+        self, shard: Shard, buffer: Buffer, staged: bool
     ) -> tuple[list[torch.Tensor], NDArray[np.int64], list[torch.Tensor]]:
         """Blocks of codes in the buffer, the row ids in their order, and the losses, perhaps still being copied."""
-        encoder = _Encoder(None if staged else self._ranges, self.spec.storage_dtype, self.device)
+        encoder = Encoder(None if staged else self._ranges, self.spec.storage_dtype, self.device)
         blocks: list[torch.Tensor] = []
         row_ids: list[NDArray[np.int64]] = []
         for members in plan_batches(self.corpus.lengths[shard.sequences], self._batch_tokens):
@@ -338,21 +323,9 @@ class _Extraction:
                 needs_mask=self._needs_mask,
                 pad_token_id=self._pad_token_id,
             )
-            values = self._capture.run(batch)[self.hook]
-            block = buffer.block(encoder.dtype, (len(self.layers), len(batch.rows), self.width))
-            if self._copies is None:
-                encoder.encode(values, block)
-            else:
-                codes = torch.empty(block.shape, dtype=encoder.dtype, device=self.device)
-                encoder.encode(values, codes)
-                self._copy(codes, block)
-            blocks.append(block)
+            blocks.append(self._outlet.encode(encoder, self._capture.run(batch)[self.hook], buffer))
             row_ids.append(batch.rows)
-        losses = encoder.losses()
-        if self._copies is not None:
-            pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in losses]
-            losses = [self._copy(tensor, target) for tensor, target in zip(losses, pinned, strict=True)]
-        return blocks, np.concatenate(row_ids), losses
+        return blocks, np.concatenate(row_ids), self._outlet.losses(encoder)
 
     def _shrink_batches(self, shard: Shard, error: Exception) -> None:
         """Halve the batches after running out of memory: the shard is planned anew, and its marker says so.
@@ -364,9 +337,7 @@ class _Extraction:
         """
         if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
             raise error
-        if self._copies is not None:
-            self._copies.synchronize()
-            torch.cuda.empty_cache()
+        self._outlet.abandon()
         if self._batch_tokens <= self.corpus.lengths[shard.sequences].max():
             raise InputError(
                 f"A single sequence does not fit into the memory of {self.device}.",
@@ -375,30 +346,20 @@ class _Extraction:
         self._batch_tokens //= 2
         self._shards_since_shrink = 0
 
-    def _copy(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Copy to pinned memory behind the model's back."""
-        assert self._copies is not None
-        self._copies.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._copies):
-            target.copy_(source, non_blocking=True)
-        source.record_stream(self._copies)
-        return target
-
     def _write(
         self,
         shard: Shard,
-        buffer: _Buffer,
+        buffer: Buffer,
         blocks: list[torch.Tensor],
         row_ids: NDArray[np.int64],
         losses: list[torch.Tensor],
-        copied: torch.cuda.Event | None,
+        arrived: Callable[[], None],
         staged: bool,
         batch_tokens: int,
         started: float,
     ) -> None:
         try:
-            if copied is not None:
-                copied.synchronize()
+            arrived()
             arrays = [block.numpy() for block in blocks]
 
             def layer_codes(index: int) -> NDArray[Any]:
@@ -418,8 +379,7 @@ class _Extraction:
                 executor=self._layer_writers,
             )
         finally:
-            buffer.used = 0
-            self._free.put(buffer)
+            self._outlet.release(buffer)
 
     def _quantise_staged(self, shard: Shard) -> None:
         """Encode a staged shard with the ranges that are known by now."""
@@ -452,64 +412,9 @@ class _Extraction:
             executor=self._layer_writers,
         )
 
-    def _buffer(self) -> _Buffer:
-        """A free buffer: waits for the background when all are in the air, and raises what failed there."""
-        self._collect(wait=False)
-        if self._made < BUFFERS[self.device.type] and self._free.empty():
-            self._made += 1
-            largest = max(shard.n_rows for shard in self.shards)
-            n_batches = max(len(shard.sequences) for shard in self.shards)
-            item_bytes = 2 if self.spec.storage_dtype == "uint8" else STORAGE_DTYPES[self.spec.storage_dtype].itemsize
-            size = largest * self.row_bytes * item_bytes + 64 * n_batches
-            memory = torch.empty(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-            return _Buffer(memory)
-        return self._free.get()
-
     def _collect(self, *, wait: bool) -> None:
         while self._pending and (wait or self._pending[0].done()):
             self._pending.pop(0).result()
-
-
-class _Encoder:
-    """Activations of one shard to what is stored, on the device; counts what that costs."""
-
-    def __init__(self, ranges: Ranges | None, storage_dtype: str, device: torch.device) -> None:
-        self._parts: tuple[torch.Tensor, ...] = ()
-        self._n_clipped = self._max_error = torch.empty(0)
-        self._chunk = _ENCODE_VALUES[device.type]
-        self.dtype = _TORCH_DTYPES[storage_dtype]
-        if storage_dtype == "uint8":
-            if ranges is None:
-                self.dtype = torch.float16
-            else:
-                self._parts = ranges.tensors(device)
-                self._n_clipped = torch.zeros(ranges.scale.shape, dtype=torch.int32, device=device)
-                self._max_error = torch.zeros(ranges.scale.shape, dtype=torch.float32, device=device)
-
-    @torch.inference_mode()
-    def encode(self, values: torch.Tensor, out: torch.Tensor) -> None:
-        """Encode (n_layers, n_rows, n_neurons) into `out`."""
-        n_layers, n_rows, n_neurons = values.shape
-        rows = max(1, min(n_rows, self._chunk // n_neurons))
-        step = max(1, self._chunk // (rows * n_neurons))
-        for first in range(0, n_layers, step):
-            layers = slice(first, first + step)
-            parts = [tensor[layers] for tensor in self._parts]
-            for top in range(0, n_rows, rows):
-                part = (layers, slice(top, top + rows))
-                if parts:
-                    result = encode(values[part], *parts)
-                    out[part] = result.codes
-                    self._n_clipped[layers] += result.n_clipped
-                    torch.maximum(self._max_error[layers], result.max_error, out=self._max_error[layers])
-                elif self.dtype == torch.float16:
-                    out[part] = to_float16(values[part])
-                else:
-                    out[part] = values[part]
-
-    def losses(self) -> list[torch.Tensor]:
-        """Rows clipped and largest error so far, or nothing where nothing was quantised."""
-        return [self._n_clipped, self._max_error] if self._parts else []
 
 
 def _as_losses(tensors: list[torch.Tensor], layers: tuple[int, ...]) -> Losses:
