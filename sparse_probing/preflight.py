@@ -36,7 +36,7 @@ def preflight(study: StudySpec, settings: Settings) -> None:
     from sparse_probing.datasets import build
     from sparse_probing.datasets.registry import get_collection
     from sparse_probing.models import hooks, loading
-    from sparse_probing.models.peek import peek_n_layers
+    from sparse_probing.models.peek import peek_n_layers, peek_width
 
     check_writable(settings)
     named = {*study.probing.methods, *study.probing.best_layer_methods, *study.probing.k_values_by_method}
@@ -46,11 +46,17 @@ def preflight(study: StudySpec, settings: Settings) -> None:
                 f"Probe method {method!r} is unknown; known: {', '.join(probes.METHODS)}.",
                 remedy="Edit probing.methods.",
             )
-    hooks.canonical_hook(study.extraction.hook)
+    extraction = study.extraction
+    hooks.canonical_hook(extraction.hook)
     for model in study.models:
         loading.preflight(model, models_dir=settings.models_dir)
         n_layers = peek_n_layers(model)
-        for layer in study.extraction.layers or ():
+        if extraction.neurons is not None:
+            from sparse_probing.activations.columns import check_neurons
+
+            width = peek_width(model, extraction.hook)
+            check_neurons(extraction, model.short_name, n_layers=n_layers, width=width)
+        for layer in extraction.layers or ():
             if n_layers is not None and not 0 <= layer < n_layers:
                 raise InputError(
                     f"Layer {layer} requested; {model.short_name} has {n_layers} (0–{n_layers - 1}).",

@@ -54,8 +54,8 @@ def _inputs(run: RunReference) -> ProbingInputs:
         if run.run_id not in _shared:
             _shared.clear()
             labels = _labels(run)
-            n_neurons = int(read_manifest(located(run.activations)).facts["n_neurons"])
-            _shared[run.run_id] = shared_inputs(run.run_id, run.probing, labels, n_neurons)
+            counts = read_manifest(located(run.activations)).facts["n_neurons_by_layer"]
+            _shared[run.run_id] = shared_inputs(run.run_id, run.probing, labels, counts)
         return _shared[run.run_id]
 
 
@@ -202,7 +202,7 @@ def runs_table(run: RunReference, dataset: Manifest, activations: Manifest) -> p
         "hook": facts["hook"],
         "pooling": facts["pooling"],
         "layers": list(facts["layers"]),
-        "n_neurons": facts["n_neurons"],
+        "n_neurons": max(facts["n_neurons_by_layer"]),
         "n_rows": facts["n_rows"],
         "n_sequences": facts["n_sequences"],
         "n_tokens": facts["n_tokens"],

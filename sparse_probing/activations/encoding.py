@@ -7,12 +7,13 @@ free), `Outlet.encode` batch after batch into it, wait for `Outlet.fence` before
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 import numpy as np
 import torch
 
+from sparse_probing.activations.columns import Columns
 from sparse_probing.activations.quantisation import Ranges, encode, to_float16
 
 # Shards in the air: one being filled, the others being copied and written.
@@ -30,13 +31,25 @@ class Encoder:
 
     Parameters
     ----------
+    columns:
+        Neurons to keep.
+    captured:
+        Layers of the values that will come; those of `columns` are among them.
     ranges:
-        Quantisation of (n_layers, n_neurons); None where none is known yet: uint8 is then staged as float16.
+        Quantisation, arrays of the shape of `columns`; None where none is known yet: uint8 is then staged as float16.
     storage_dtype:
         ``uint8``, ``float16`` or ``float32``.
     """
 
-    def __init__(self, ranges: Ranges | None, storage_dtype: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        captured: Sequence[int],
+        ranges: Ranges | None,
+        storage_dtype: str,
+        device: torch.device,
+    ) -> None:
+        self._pick = _picker(columns, captured, device)
         self._parts: tuple[torch.Tensor, ...] = ()
         self._n_clipped = self._max_error = torch.empty(0)
         self._chunk = _ENCODE_VALUES[device.type]
@@ -49,9 +62,13 @@ class Encoder:
                 self._n_clipped = torch.zeros(ranges.scale.shape, dtype=torch.int32, device=device)
                 self._max_error = torch.zeros(ranges.scale.shape, dtype=torch.float32, device=device)
 
+    def pick(self, values: torch.Tensor) -> torch.Tensor:
+        """Of (n_captured, n_rows, width) the values to keep: the shape of `Columns`, rows between its axes."""
+        return self._pick(values)
+
     @torch.inference_mode()
     def encode(self, values: torch.Tensor, out: torch.Tensor) -> None:
-        """Encode (n_layers, n_rows, n_neurons) into `out`."""
+        """Encode what `pick` gave into `out`, of the same shape."""
         n_layers, n_rows, n_neurons = values.shape
         rows = max(1, min(n_rows, self._chunk // n_neurons))
         step = max(1, self._chunk // (rows * n_neurons))
@@ -71,8 +88,21 @@ class Encoder:
                     out[part] = values[part]
 
     def losses(self) -> list[torch.Tensor]:
-        """Rows clipped and largest error so far, (n_layers, n_neurons) each; nothing where nothing was quantised."""
+        """Rows clipped and largest error so far, of the shape of `Columns`; nothing where nothing was quantised."""
         return [self._n_clipped, self._max_error] if self._parts else []
+
+
+def _picker(columns: Columns, captured: Sequence[int], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """How to pick an artifact's values from those captured; indices are brought to the device once."""
+    if columns.is_whole and columns.layers == tuple(captured):
+        return lambda values: values
+    places = [list(captured).index(layer) for layer in columns.layers]
+    if columns.is_whole:
+        index = torch.tensor(places, device=device)
+        return lambda values: values.index_select(0, index)
+    at = torch.from_numpy(np.repeat(places, columns.counts)).to(device)
+    neurons = torch.from_numpy(np.concatenate(columns.neurons).astype(np.int64)).to(device)
+    return lambda values: values[at, :, neurons].T.unsqueeze(0)
 
 
 class Buffer:
@@ -123,7 +153,8 @@ class Outlet:
         self._free.put(buffer)
 
     def encode(self, encoder: Encoder, values: torch.Tensor, buffer: Buffer) -> torch.Tensor:
-        """Codes of (n_layers, n_rows, n_neurons), in the buffer; perhaps still being copied (see `fence`)."""
+        """Codes of captured (n_layers, n_rows, width) in the buffer; perhaps still being copied (see `fence`)."""
+        values = encoder.pick(values)
         block = buffer.block(encoder.dtype, tuple(values.shape))
         if self._copies is None:
             encoder.encode(values, block)

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from sparse_probing.activations.capture import Capture, collate
+from sparse_probing.activations.columns import choose_columns
 from sparse_probing.activations.encoding import BUFFERS
 from sparse_probing.activations.plan import Corpus, calibration_shards, plan_batches, plan_shards, read_corpus
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import InputError
-from sparse_probing.models.hooks import canonical_hook, find_points, is_causal
+from sparse_probing.models.hooks import canonical_hook, is_causal
 from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.matrices import STORAGE_DTYPES
@@ -39,9 +40,9 @@ class Estimate:
     n_sequences, n_tokens, n_rows:
         Sequences and tokens that are run, and rows that are stored.
     n_layers, n_neurons:
-        Layers stored and values in a row of one.
+        Layers stored, and neurons of one (stored or not).
     layer_bytes, stored_bytes, staged_bytes:
-        On disk before compression: one layer, all layers, and what is there only until quantisation ranges are known.
+        On disk before compression: the largest layer, all layers, and what is there only until quantisation ranges are known.
     host_bytes, device_bytes:
         Largest memory on the host and on a GPU (0 without one).
     tokens_per_second, seconds:
@@ -91,10 +92,10 @@ def estimate(
         positions=spec.positions,
     )
     hook = canonical_hook(spec.hook)
-    points = find_points(model, hook, spec.layers)
-    width, n_layers = points[0].width, len(points)
+    points, columns = choose_columns(model, spec)
+    width = columns.width
     item_bytes = STORAGE_DTYPES[spec.storage_dtype].itemsize
-    row_values = n_layers * width
+    row_values = columns.n_values
     shards = plan_shards(corpus, shard_tokens=spec.shard_tokens, row_bytes=row_values * item_bytes)
     n_rows, n_tokens = len(corpus.selection), int(corpus.lengths.sum())
     staged_rows = 0
@@ -105,7 +106,7 @@ def estimate(
     # A pass holds its rows of all layers, and of one layer some tensors of the MLP's width.
     longest = max(spec.batch_tokens, int(corpus.lengths.max()))
     item = next(model.parameters()).element_size()
-    working = longest * width * item * 8 + min(longest, max(shard.n_rows for shard in shards)) * row_values * 4
+    working = longest * width * item * 8 + min(longest, max(shard.n_rows for shard in shards)) * len(points) * width * 4
     kind = "cuda" if device.startswith("cuda") else "cpu"
     on_gpu = kind == "cuda"
     tokens_per_second = None
@@ -118,9 +119,9 @@ def estimate(
         n_sequences=len(corpus.lengths),
         n_tokens=n_tokens,
         n_rows=n_rows,
-        n_layers=n_layers,
+        n_layers=len(points),
         n_neurons=width,
-        layer_bytes=n_rows * width * item_bytes,
+        layer_bytes=n_rows * max(columns.counts) * item_bytes,
         stored_bytes=n_rows * row_values * item_bytes,
         staged_bytes=staged_rows * row_values * 2,
         host_bytes=_BASE_BYTES + BUFFERS[kind] * largest + corpus.tokens.nbytes + (0 if on_gpu else weights + working),
@@ -197,9 +198,9 @@ def _trial(
 
 
 def _what_would_fit(cost: Estimate, free: int, spec: ExtractionSpec) -> str:
-    values = cost.n_rows * cost.n_neurons
-    if spec.storage_dtype != "uint8" and values * cost.n_layers <= free:
-        return f"Use storage_dtype uint8, which needs {_size(values * cost.n_layers)}, or another data folder."
+    smallest = cost.stored_bytes // STORAGE_DTYPES[spec.storage_dtype].itemsize
+    if spec.storage_dtype != "uint8" and smallest <= free:
+        return f"Use storage_dtype uint8, which needs {_size(smallest)}, or another data folder."
     per_layer = max(1, cost.disk_bytes // cost.n_layers)
     if free >= per_layer:
         return (

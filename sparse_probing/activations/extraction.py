@@ -21,6 +21,7 @@ from torch import nn
 
 from sparse_probing import config
 from sparse_probing.activations.capture import Capture, collate
+from sparse_probing.activations.columns import choose_columns
 from sparse_probing.activations.encoding import Buffer, Encoder, Outlet
 from sparse_probing.activations.plan import (
     PLAN_VERSION,
@@ -36,7 +37,7 @@ from sparse_probing.activations.quantisation import Ranges, encode
 from sparse_probing.activations.shards import Losses, ShardStore
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
-from sparse_probing.models.hooks import canonical_hook, find_points, is_causal
+from sparse_probing.models.hooks import canonical_hook, is_causal
 from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import FileEntry, find_manifest, read_manifest, write_manifest
@@ -142,14 +143,12 @@ class _Extraction:
 
     def __init__(self, model: nn.Module, corpus: Corpus, spec: ExtractionSpec, folder: Location) -> None:
         self.hook = canonical_hook(spec.hook)
-        points = find_points(model, self.hook, spec.layers)
-        self.layers = tuple(point.layer for point in points)
-        self.width = points[0].width
+        points, self.columns = choose_columns(model, spec)
         self.corpus, self.spec = corpus, spec
         item_bytes = STORAGE_DTYPES[spec.storage_dtype].itemsize
-        self.row_bytes = len(self.layers) * self.width
+        self.row_bytes = self.columns.n_values
         self.shards = plan_shards(corpus, shard_tokens=spec.shard_tokens, row_bytes=self.row_bytes * item_bytes)
-        self.store = ShardStore(folder, self.layers, self.width, corpus.rows)
+        self.store = ShardStore(folder, self.columns, corpus.rows)
         self.device = next(model.parameters()).device
         self._capture = Capture(model, {self.hook: points}, corpus.selection)
         self._needs_mask = not is_causal(model)
@@ -240,9 +239,11 @@ class _Extraction:
             busy += marker.seconds
         n_tokens = sum(shard.n_tokens for shard in self.shards)
         facts: dict[str, Any] = {
-            "layers": list(self.layers),
+            "layers": list(self.columns.layers),
             "n_rows": len(self.corpus.selection),
-            "n_neurons": self.width,
+            "n_neurons": self.columns.width,
+            "n_neurons_by_layer": list(self.columns.counts),
+            "neurons": "all" if self.columns.is_whole else "chosen",
             "n_sequences": len(self.corpus.lengths),
             "n_tokens": n_tokens,
             "storage_dtype": spec.storage_dtype,
@@ -310,7 +311,9 @@ class _Extraction:
         self, shard: Shard, buffer: Buffer, staged: bool
     ) -> tuple[list[torch.Tensor], NDArray[np.int64], list[torch.Tensor]]:
         """Blocks of codes in the buffer, the row ids in their order, and the losses, perhaps still being copied."""
-        encoder = Encoder(None if staged else self._ranges, self.spec.storage_dtype, self.device)
+        encoder = Encoder(
+            self.columns, self.columns.layers, None if staged else self._ranges, self.spec.storage_dtype, self.device
+        )
         blocks: list[torch.Tensor] = []
         row_ids: list[NDArray[np.int64]] = []
         for members in plan_batches(self.corpus.lengths[shard.sequences], self._batch_tokens):
@@ -363,9 +366,10 @@ class _Extraction:
             arrays = [block.numpy() for block in blocks]
 
             def layer_codes(index: int) -> NDArray[Any]:
-                codes = np.concatenate([array[index] for array in arrays])
+                layer, part = self.columns.at(index)
+                codes = np.concatenate([array[layer, :, part] for array in arrays])
                 if codes.dtype.kind == "f":
-                    _check_numbers(codes, self.layers[index])
+                    _check_numbers(codes, self.columns.layers[index])
                 return codes
 
             self.store.write_shard(
@@ -375,7 +379,7 @@ class _Extraction:
                 batch_tokens=batch_tokens,
                 seconds=lambda: time.perf_counter() - started,
                 staged=staged,
-                losses=(lambda: _as_losses(losses, self.layers)) if losses else None,
+                losses=(lambda: _as_losses(losses, self.columns.layers)) if losses else None,
                 executor=self._layer_writers,
             )
         finally:
@@ -391,11 +395,16 @@ class _Extraction:
 
         def layer_codes(index: int) -> NDArray[Any]:
             values = torch.from_numpy(self.store.read_staged(shard.index, index)[1].copy()).to(self.device)
-            parts = ranges.tensors(self.device, index)
+            parts = ranges.tensors(self.device, self.columns.at(index))
             result = encode(values, *parts)
             encoded[index] = [result.n_clipped.cpu(), result.max_error.cpu()]
             codes: NDArray[Any] = result.codes.cpu().numpy()
             return codes
+
+        def losses() -> Losses:
+            parts = zip(*(encoded[index] for index in range(len(self.columns.layers))), strict=True)
+            n_clipped, max_error = (torch.cat(part).numpy().reshape(self.columns.shape) for part in parts)
+            return Losses(n_clipped.astype(np.int64), max_error)
 
         staged = self.store.finished(shard.index, staged=True)
         assert staged is not None
@@ -405,10 +414,7 @@ class _Extraction:
             layer_codes,
             batch_tokens=staged.batch_tokens,
             seconds=lambda: staged.seconds + time.perf_counter() - started,
-            losses=lambda: Losses(
-                np.stack([encoded[index][0].numpy() for index in range(len(self.layers))]).astype(np.int64),
-                np.stack([encoded[index][1].numpy() for index in range(len(self.layers))]),
-            ),
+            losses=losses,
             executor=self._layer_writers,
         )
 
