@@ -7,6 +7,7 @@ in that moment does no harm. No model and no device here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -201,7 +202,7 @@ class ShardStore:
             max_error = np.maximum(max_error, table.column("max_error").to_numpy().reshape(shape))
         return Losses(n_clipped, max_error)
 
-    def write_rows(self) -> dict[str, FileEntry]:
+    def write_tables(self) -> dict[str, FileEntry]:
         """Write ``rows.parquet`` and, where not all neurons are stored, ``neurons.parquet``."""
         files = {"rows.parquet": write_table(self.folder / "rows.parquet", self.rows, schemas.ROWS)}
         if not self.columns.is_whole:
@@ -229,12 +230,12 @@ class ShardStore:
     def remove_scaffolding(self) -> None:
         """Remove markers, staged files and whatever a killed process left half-written. Only after the manifest."""
         for name in (_STAGING, _MARKERS):
-            (self.folder / name).delete()
+            _remove(self.folder / name)
         for folder in (self.folder, *(self.folder / layer_folder(layer) for layer in self.columns.layers)):
             selector = pafs.FileSelector(folder.path, allow_not_found=True)
             for info in folder.filesystem.get_file_info(selector):
                 if info.base_name.startswith(TEMPORARY_PREFIX):
-                    Location(folder.filesystem, info.path).delete()
+                    _remove(Location(folder.filesystem, info.path))
 
     def _losses_table(self, losses: Losses) -> pa.Table:
         layer, neuron = self.columns.axes()
@@ -255,3 +256,10 @@ class ShardStore:
 
     def _losses(self, shard: int) -> Location:
         return self.folder / _MARKERS / f"{shard:05d}-losses.parquet"
+
+
+def _remove(location: Location) -> None:
+    """Remove a file or folder that another process may be removing too."""
+    while location.exists():
+        with contextlib.suppress(FileNotFoundError):
+            location.delete()
