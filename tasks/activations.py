@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from prefect import task
 
 from sparse_probing.config import ExtractionSpec, ModelSpec
@@ -13,8 +15,13 @@ from tasks.references import data_root, located, relative
 
 
 @task(name="extract-activations", task_run_name="extract {dataset}", **POLICY)
-def extract_activations(model: ModelSpec, dataset: str, extraction: ExtractionSpec) -> str:
-    """Every wanted layer of every labelled row, in one pass; returns the activations' reference."""
+def extract_activations(
+    model: ModelSpec, dataset: str, extraction: ExtractionSpec, shard: tuple[int, int] | None = None
+) -> str:
+    """Every wanted layer of every labelled row, in one pass; returns the activations' reference.
+
+    With `shard` (i, n) only part i of n; the artifact is finished when the last part is.
+    """
     from sparse_probing.activations import estimate
     from sparse_probing.activations import extraction as engine
     from sparse_probing.models import loading
@@ -32,7 +39,8 @@ def extract_activations(model: ModelSpec, dataset: str, extraction: ExtractionSp
         estimate.estimate(source, resolved, extraction, device=settings.device, trial_tokens=0), data_root(), extraction
     )
     collection = folder_collection(dataset)
-    with one_at_a_time():
+    # Parts have a device each, and wait for each other: one at a time they would wait for ever.
+    with one_at_a_time() if shard is None else nullcontext():
         engine.extract_dataset(
             source,
             resolved,
@@ -40,8 +48,14 @@ def extract_activations(model: ModelSpec, dataset: str, extraction: ExtractionSp
             root=data_root(),
             device=settings.device,
             progress=reporter(f"Extract {collection}"),
+            shard=shard,
         )
     return relative(folder)
+
+
+def is_extracted(reference: str) -> bool:
+    """Whether an activations artifact is finished."""
+    return find_manifest(located(reference)) is not None
 
 
 def folder_collection(dataset: str) -> str:
