@@ -194,7 +194,7 @@ def _extract(profile: str, shard: str | None, settings: Settings) -> int:
         for model in plan.models:
             for collection in plan.collections:
                 dataset = check_dataset.fn(build_dataset.fn(model, collection))
-                references.append(extract_activations.fn(model, dataset, plan.extraction, part))
+                references += extract_activations.fn(model, dataset, plan.extractions, part)
     unfinished = 0
     for reference in references:
         finished = is_extracted(reference)
@@ -241,7 +241,7 @@ def _estimate(profile: str, settings: Settings) -> int:
             dataset = build.build_dataset(
                 collection, root=data_root(), tokenizer=tokenizer, tokenizer_digest=resolved.tokenizer_digest
             )
-            cost = estimate.estimate(dataset, resolved, plan.extraction, device=settings.device)
+            cost = estimate.estimate(dataset, resolved, plan.extractions, device=settings.device)
             estimate.check_space(cost, data_root(), plan.extraction)
             sizes = [round(size / 1e6, 1) for size in (cost.layer_bytes, cost.stored_bytes, cost.host_bytes)]
             seconds = None if cost.seconds is None else round(cost.seconds, 1)

@@ -177,13 +177,26 @@ class StudySpec(Spec):
     models: tuple[ModelSpec, ...]
     collections: tuple[CollectionSpec, ...]
     extraction: ExtractionSpec = ExtractionSpec()
+    hooks: tuple[str, ...] = Field(
+        default=(), description="Hooks extracted in one pass and probed one by one; extraction.hook alone if absent."
+    )
     probing: ProbingSpec = ProbingSpec()
 
     @model_validator(mode="after")
     def _something_to_do(self) -> StudySpec:
         if not self.models or not self.collections:
             raise ValueError("a study needs at least one model and one collection")
+        if self.hooks and "hook" in self.extraction.model_fields_set:
+            raise ValueError("both hooks and extraction.hook are given; leave one of them out")
+        if len(self.hooks) > 1 and self.extraction.neurons is not None:
+            raise ValueError("extraction.neurons are neurons of one hook; several hooks are given")
         return self
+
+    @property
+    def extractions(self) -> tuple[ExtractionSpec, ...]:
+        """One spec for each hook; they differ in nothing else."""
+        hooks = self.hooks or (self.extraction.hook,)
+        return tuple(self.extraction.model_copy(update={"hook": hook}) for hook in hooks)
 
 
 def canonical_json(value: Any) -> str:

@@ -46,8 +46,9 @@ def preflight(study: StudySpec, settings: Settings) -> None:
                 f"Probe method {method!r} is unknown; known: {', '.join(probes.METHODS)}.",
                 remedy="Edit probing.methods.",
             )
-    extraction = study.extraction
-    hooks.canonical_hook(extraction.hook)
+    extraction = study.extractions[0]
+    for one in study.extractions:
+        hooks.canonical_hook(one.hook)
     for model in study.models:
         loading.preflight(model, models_dir=settings.models_dir)
         n_layers = peek_n_layers(model)

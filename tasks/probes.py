@@ -74,6 +74,7 @@ def plan_run(
         probing=probing,
         dataset=dataset,
         activations=activations,
+        hook=manifest.facts["hook"],
         layers=tuple(manifest.facts["layers"]),
         finished=results.is_finished(data_root(), run_id),
     )
@@ -88,7 +89,7 @@ def probe_layer(run: RunReference, layer: int) -> str:
         matrix = read_layer(located(run.activations), layer)
         tables = layer_tables(_inputs(run), matrix)
         results.write_part(root, run.run_id, part, tables)
-    advance(f"Probe {run.collection.collection}", len(run.layers))
+    advance(f"Probe {run.text}", len(run.layers))
     return part
 
 
@@ -110,7 +111,7 @@ def probe_best_layer(run: RunReference, layer: int, features: list[str], total: 
         matrix = read_layer(located(run.activations), layer)
         tables = best_layer_tables(_inputs(run), matrix, features)
         results.write_part(root, run.run_id, part, tables)
-    advance(f"Compare {run.collection.collection}", total)
+    advance(f"Compare {run.text}", total)
     return part
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from sparse_probing.activations import extract_dataset, extract_datasets
 from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.activations.estimate import estimate
-from sparse_probing.config import ExtractionSpec
+from sparse_probing.config import ExtractionSpec, StudySpec
 from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.models.loading import ResolvedModel
 from sparse_probing.store.filesystem import Location
@@ -140,6 +141,18 @@ def test_what_cannot_share_a_pass_is_refused(
             dataset, resolved, [SPECS[0], ExtractionSpec(hook="nonsense", **COMMON)], root=Location.open(tmp_path)
         )
     assert not (tmp_path / "activations").exists()
+
+
+def test_a_study_has_one_extraction_a_hook() -> None:
+    study = {"name": "x", "models": [{"id": "m"}], "collections": [{"collection": "c"}]}
+    assert StudySpec(**study).extractions == (ExtractionSpec(),)
+    several = StudySpec(**study, hooks=("post", "hook_resid_post"), extraction={"storage_dtype": "float16"})
+    assert [spec.hook for spec in several.extractions] == ["post", "hook_resid_post"]
+    assert {spec.storage_dtype for spec in several.extractions} == {"float16"}
+    with pytest.raises(ValidationError, match=r"both hooks and extraction\.hook"):
+        StudySpec(**study, hooks=("post",), extraction={"hook": "post"})
+    with pytest.raises(ValidationError, match="neurons of one hook"):
+        StudySpec(**study, hooks=("post", "hook_resid_post"), extraction={"neurons": [(0, 1)]})
 
 
 def test_the_estimate_of_several_is_their_sum(tmp_path: Path, resolved: ResolvedModel, dataset: Location) -> None:

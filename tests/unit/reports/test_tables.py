@@ -22,6 +22,7 @@ NEURON = BestNeuron(
     model="tiny",
     revision="main",
     collection="text_features",
+    hook="mlp.hook_post",
     feature="contains_digit",
     layer=3,
     neuron=421,
