@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,17 +163,23 @@ def extract_datasets(
     shards = plan_shards(corpus, shard_tokens=specs[0].shard_tokens, row_bytes=plan_row_bytes(model, resolved))
     # Loading took its time: another part may have finished them by now.
     targets = [Target(model, corpus, shards, *wanted[digest], digest) for digest in unfinished()]
-    try:
-        if targets:
-            with _Pass(model, corpus, shards, targets, specs[0].batch_tokens) as work:
-                work.run(progress or (lambda done, total: None), part, n_parts)
-        for target in targets:
+    if targets:
+        with _Pass(model, corpus, shards, targets, specs[0].batch_tokens) as work:
+            work.run(progress or (lambda done, total: None), part, n_parts)
+    for target in targets:
+        with _unless_finished(target, n_parts):
             target.finish(resolved, seconds=time.perf_counter() - started)
-    except ArtifactError:
-        # Another part may have finished the artifacts, and cleared the markers away, while this one read them.
-        if n_parts == 1 or unfinished():
-            raise
     return folders
+
+
+@contextmanager
+def _unless_finished(target: Target, n_parts: int) -> Iterator[None]:
+    """Another part may finish an artifact, and clear its markers away, while this one reads them: no error then."""
+    try:
+        yield
+    except ArtifactError:
+        if n_parts == 1 or not target.is_finished:
+            raise
 
 
 def _check_shared(specs: Sequence[ExtractionSpec]) -> None:
@@ -247,7 +254,8 @@ class _Pass:
         done = 0
         for shards in (first, [shard for shard in mine if shard.index not in calibration]):
             for shard in shards:
-                needs = [(target, need) for target in self.targets if (need := target.need(shard)) is not None]
+                found = [(target, target.need(shard, shared=n_parts > 1)) for target in self.targets]
+                needs = [(target, need) for target, need in found if need is not None]
                 if needs:
                     self._submit(shard, needs)
                 done += shard.n_tokens
@@ -256,7 +264,8 @@ class _Pass:
             if shards is first:
                 for target in self.targets:
                     if target.calibration:
-                        target.quantise(first, n_parts=n_parts, executor=self._layer_writers)
+                        with _unless_finished(target, n_parts):
+                            target.quantise(first, n_parts=n_parts, executor=self._layer_writers)
 
     def _submit(self, shard: Shard, needs: list[tuple[Target, Need]]) -> None:
         """Run one shard and hand its buffer to the background, which finishes it."""

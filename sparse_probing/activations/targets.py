@@ -88,19 +88,25 @@ class Target:
         """Whether the manifest is in place, whoever wrote it."""
         return find_manifest(self.store.folder, digest=self.digest) is not None
 
-    def need(self, shard: Shard) -> Need | None:
-        """How the rows of a shard are still needed from the model; None if they are not."""
+    def need(self, shard: Shard, *, shared: bool = False) -> Need | None:
+        """How the rows of a shard are still needed from the model; None if they are not.
+
+        With `shared`, other parts are at work, and may have finished the artifact and cleared its markers away.
+        """
         if self.store.finished(shard.index) is not None:
             return None
-        if shard.index not in self.calibration:
-            return "final"
-        if self._ranges is not None or self.store.finished(shard.index, staged=True) is not None:
+        is_calibration = shard.index in self.calibration
+        if is_calibration and (self._ranges is not None or self.store.finished(shard.index, staged=True) is not None):
             return None
-        return "staged"
+        if shared and self.is_finished:
+            return None
+        return "staged" if is_calibration else "final"
 
     def encoder(self, need: Need, captured: Sequence[int]) -> Encoder:
         """An encoder of one shard; `captured` are the layers of the values that it will be given."""
         ranges = None if need == "staged" else self._ranges
+        if ranges is None and need == "final" and self.calibration:
+            raise ArtifactError(f"{self.store.folder}: quantisation ranges are not known.", remedy="Run again.")
         return Encoder(self.columns, captured, ranges, self.spec.storage_dtype, self._device)
 
     def write(
@@ -179,7 +185,7 @@ class Target:
         ArtifactError
             If files cannot be written, or another part finished the artifact meanwhile.
         """
-        files: dict[str, FileEntry] = self.store.write_tables()
+        files: dict[str, FileEntry] = {}
         batch_tokens: set[int] = set()
         busy = 0.0
         for shard in self._shards:
@@ -189,6 +195,7 @@ class Target:
             files.update(marker.files)
             batch_tokens.add(marker.batch_tokens)
             busy += marker.seconds
+        files.update(self.store.write_tables())
         facts = self._facts(resolved, sorted(batch_tokens), seconds, busy)
         if self._ranges is not None:
             losses = self.store.read_losses(shard.index for shard in self._shards)

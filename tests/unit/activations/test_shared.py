@@ -7,6 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from sparse_probing.activations import extract_datasets
+from sparse_probing.activations.targets import Target
+from sparse_probing.config import ExtractionSpec
+from sparse_probing.errors import ArtifactError
+from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.manifests import find_manifest
 from tests.tiny import random_sequences, save_tiny, write_dataset
 
 ROOT = Path(__file__).parents[3]
@@ -53,6 +62,62 @@ manifests = len(list(pathlib.Path(shared).glob("activations/*/*/manifest.json"))
 codes += [ended(start(shared, (1, 2))), ended(first)]
 print(json.dumps({"codes": codes, "manifests": manifests}))
 """
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> tuple[Location, ResolvedModel, Location]:
+    sequences = random_sequences(60)
+    dataset = write_dataset(tmp_path / "dataset", sequences, [(i, p) for i in range(60) for p in (1, 3)])
+    return dataset, save_tiny(tmp_path / "model"), Location.open(tmp_path / "data")
+
+
+COMMON = {"shard_tokens": 60, "batch_tokens": 48, "calibration_rows": 60}
+
+
+def state(root: Location) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in Path(root.path).rglob("*") if path.is_file()}
+
+
+def test_the_other_part_may_finish_one_artifact_first(
+    shared: tuple[Location, ResolvedModel, Location], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, resolved, root = shared
+    specs = [ExtractionSpec(hook=hook, storage_dtype="float16", **COMMON) for hook in ("post", "hook_resid_post")]
+    extract_datasets(dataset, resolved, specs, root=root, shard=(0, 2))
+    finish = Target.finish
+
+    def beaten(self: Target, *arguments: object, **options: object) -> bool:
+        done = finish(self, *arguments, **options)
+        if self.hook == "mlp.hook_post":
+            raise ArtifactError("the marker is gone")
+        return done
+
+    monkeypatch.setattr(Target, "finish", beaten)
+    folders = extract_datasets(dataset, resolved, specs, root=root, shard=(1, 2))
+    assert all(find_manifest(folder) is not None for folder in folders)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_a_part_begun_anew_leaves_an_artifact_alone_that_others_finish_meanwhile(
+    shared: tuple[Location, ResolvedModel, Location], monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    from sparse_probing.activations import extraction
+
+    dataset, resolved, root = shared
+    spec = ExtractionSpec(storage_dtype=dtype, **COMMON)
+    enter = extraction._Pass.__enter__
+    before: dict[str, int] = {}
+
+    def late(self: object) -> object:
+        monkeypatch.setattr(extraction._Pass, "__enter__", enter)
+        extract_datasets(dataset, resolved, [spec], root=root)
+        before.update(state(root))
+        return enter(self)
+
+    monkeypatch.setattr(extraction._Pass, "__enter__", late)
+    (folder,) = extract_datasets(dataset, resolved, [spec], root=root, shard=(1, 2))
+    assert find_manifest(folder) is not None
+    assert state(root) == before
 
 
 def data_files(root: Path) -> dict[str, bytes]:
