@@ -73,3 +73,8 @@ def test_a_part_that_cannot_be_is_one_clear_line(tmp_path: Path, tiny_model: Pat
 
     with pytest.raises(InputError, match="expected I/N"):
         _part(shard)
+    if shard == "2/2":
+        process = start(tmp_path / "not_read.toml", tmp_path / "data", "--shard", shard)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert len(errors.strip().splitlines()) == 1

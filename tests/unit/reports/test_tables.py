@@ -65,6 +65,14 @@ def test_rows_are_grouped_by_collection_and_ties_are_told() -> None:
     assert "0.050" in lines[heads[1] + 1]
 
 
+def test_hooks_are_told_apart_where_there_are_several() -> None:
+    assert not any("hook_post" in line for line in rendered(NEURON))
+    lines = rendered(NEURON, replace(NEURON, run_id="r2", hook="hook_resid_post"))
+    heads = [line for line in lines if "tiny@main" in line]
+    assert ["mlp.hook_post" in line for line in heads] == [True, False]
+    assert ["hook_resid_post" in line for line in heads] == [False, True]
+
+
 COLUMNS = ("name", "score", "layers", "name")
 ROWS = [("a,b", 0.5, [1, 2], None), ('line\n"two"', math.nan, None, datetime(2026, 1, 1, tzinfo=UTC))]
 
