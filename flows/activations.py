@@ -9,6 +9,6 @@ from tasks.activations import extract_activations
 
 
 @flow(name="activations", persist_result=False)
-def extract_all(model: ModelSpec, datasets: list[str], extraction: ExtractionSpec) -> list[str]:
-    """Extract one artifact a dataset; returns their references."""
-    return [extract_activations(model, dataset, extraction) for dataset in datasets]
+def extract_all(model: ModelSpec, datasets: list[str], extractions: tuple[ExtractionSpec, ...]) -> list[list[str]]:
+    """Extract one artifact a dataset and hook, one pass a dataset; returns their references by dataset."""
+    return [extract_activations(model, dataset, extractions) for dataset in datasets]

@@ -49,6 +49,14 @@ def build_parser() -> argparse.ArgumentParser:
     study = commands.add_parser("study", help="run a study: datasets, activations, probes, published results")
     study.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
 
+    extract = commands.add_parser("extract", help="a study's datasets and activations alone, or one part of them")
+    extract.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
+    extract.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only part I of N, counted from 0; run all N at once, on machines that share the data folder",
+    )
+
     estimate = commands.add_parser("estimate", help="what a study's extraction will cost, from a short trial")
     estimate.add_argument("--profile", default="demo", metavar="NAME|FILE", help="default: demo")
 
@@ -99,6 +107,8 @@ def entry_point() -> None:
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.command in ("demo", "study"):
         return _study("demo" if options.command == "demo" else options.profile, settings)
+    if options.command == "extract":
+        return _extract(options.profile, options.shard, settings)
     if options.command == "estimate":
         return _estimate(options.profile, settings)
     if options.command == "collections":
@@ -164,6 +174,53 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
         console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
 
 
+def _extract(profile: str, shard: str | None, settings: Settings) -> int:
+    part = None if shard is None else _part(shard)
+    from rich.console import Console
+
+    from sparse_probing.config import load_profile
+    from sparse_probing.preflight import preflight
+
+    console = Console() if sys.stdout.isatty() else Console(width=132)
+    plan = load_profile(profile)
+    preflight(plan, settings)
+    from tasks.activations import extract_activations, is_extracted
+    from tasks.datasets import build_dataset, check_dataset
+    from tasks.progress import show_bars
+
+    # The tasks' bodies, without a server: parts need nothing in common but the data folder.
+    references = []
+    with show_bars(console):
+        for model in plan.models:
+            for collection in plan.collections:
+                dataset = check_dataset.fn(build_dataset.fn(model, collection))
+                references += extract_activations.fn(model, dataset, plan.extractions, part)
+    unfinished = 0
+    for reference in references:
+        finished = is_extracted(reference)
+        unfinished += not finished
+        print(f"{'finished' if finished else 'other parts at work'}  {settings.data_uri}/{reference}")
+    if unfinished:
+        print(f"Part {shard} is done; {unfinished} of {len(references)} artifacts wait for other parts.")
+        print(f"Next: the parts of {shard} that have not been run, or this command again for any that failed")
+    else:
+        print(f"Next: sparse-probing study --profile {profile}")
+    return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    """``I/N`` as two numbers."""
+    from sparse_probing.errors import InputError
+
+    part, slash, n_parts = text.partition("/")
+    if not (slash and part.isdecimal() and n_parts.isdecimal() and int(part) < int(n_parts)):
+        raise InputError(
+            f"--shard is {text!r}; expected I/N with 0 ≤ I < N.",
+            remedy="For two machines: 0/2 on one, 1/2 on the other.",
+        )
+    return int(part), int(n_parts)
+
+
 def _estimate(profile: str, settings: Settings) -> int:
     from sparse_probing.activations import estimate
     from sparse_probing.config import load_profile
@@ -184,7 +241,7 @@ def _estimate(profile: str, settings: Settings) -> int:
             dataset = build.build_dataset(
                 collection, root=data_root(), tokenizer=tokenizer, tokenizer_digest=resolved.tokenizer_digest
             )
-            cost = estimate.estimate(dataset, resolved, plan.extraction, device=settings.device)
+            cost = estimate.estimate(dataset, resolved, plan.extractions, device=settings.device)
             estimate.check_space(cost, data_root(), plan.extraction)
             sizes = [round(size / 1e6, 1) for size in (cost.layer_bytes, cost.stored_bytes, cost.host_bytes)]
             seconds = None if cost.seconds is None else round(cost.seconds, 1)

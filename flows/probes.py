@@ -11,11 +11,12 @@ from tasks.references import RunReference
 
 
 @flow(name="probes", task_runner=ThreadPoolTaskRunner(max_workers=2), persist_result=False)
-def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activations: list[str]) -> list[str]:
-    """Probe one run a collection; returns the ids of the runs."""
+def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activations: list[list[str]]) -> list[str]:
+    """Probe one run a collection and hook; returns the ids of the runs."""
     runs: list[RunReference] = [
         plan_run(study.name, model, collection, study.probing, dataset, extracted)
-        for collection, dataset, extracted in zip(study.collections, datasets, activations, strict=True)
+        for collection, dataset, artifacts in zip(study.collections, datasets, activations, strict=True)
+        for extracted in artifacts
     ]
     unfinished = [run for run in runs if not run.finished]
     probed = {run.run_id: [probe_layer.submit(run, layer) for layer in run.layers] for run in unfinished}

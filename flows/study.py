@@ -33,9 +33,11 @@ def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
     finished: list[str] = []
     for model in plan.models:
         datasets = build_datasets(model, plan.collections)
-        activations = extract_all(model, datasets, plan.extraction)
+        activations = extract_all(model, datasets, plan.extractions)
         run_ids = probe_all(plan, model, datasets, activations)
-        publish_results(run_ids, datasets, plan.name)
+        # One run a dataset and hook.
+        of_runs = [dataset for dataset, found in zip(datasets, activations, strict=True) for _ in found]
+        publish_results(run_ids, of_runs, plan.name)
         finished += run_ids
     return finished
 

@@ -6,8 +6,11 @@ The digest of a spec is the SHA-256 of its canonical JSON together with its inpu
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import itertools
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +22,7 @@ from sparse_probing.errors import InputError
 
 # Raised when the same spec would give other bytes than before.
 DATASET_VERSION = 1
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = 2
 PROBING_VERSION = 2
 
 Pooling = Literal["none", "mean", "max", "last"]
@@ -78,6 +81,11 @@ class ExtractionSpec(Spec):
 
     hook: str = Field(default="mlp.hook_post", description="Hook point; the customary names are accepted.")
     layers: tuple[int, ...] | None = Field(default=None, description="Layers to keep; all if absent.")
+    neurons: tuple[tuple[int, int], ...] | None = Field(
+        default=None,
+        description="(layer, neuron) pairs to keep; all neurons of the layers if absent. In a profile also the name of "
+        "a CSV file with the columns layer and neuron, beside the profile.",
+    )
     positions: Literal["labelled", "all"] = Field(
         default="labelled", description="Positions that become rows where nothing is pooled; all: every poolable one."
     )
@@ -90,6 +98,36 @@ class ExtractionSpec(Spec):
     )
     batch_tokens: int = Field(default=2048, ge=1, description="Tokens per forward pass, padding included.")
     shard_tokens: int = Field(default=16384, ge=1, description="Tokens per shard: what a crash may cost.")
+
+    @field_validator("neurons")
+    @classmethod
+    def _distinct_neurons(cls, value: tuple[tuple[int, int], ...] | None) -> tuple[tuple[int, int], ...] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("the list of neurons is empty; expected (layer, neuron) pairs, or nothing for all neurons")
+        pairs = sorted(value)
+        if min(min(pair) for pair in pairs) < 0:
+            raise ValueError("a layer or neuron is negative; both count from 0")
+        twice = next((first for first, second in itertools.pairwise(pairs) if first == second), None)
+        if twice is not None:
+            raise ValueError(f"layer {twice[0]}, neuron {twice[1]} is listed twice")
+        return tuple(pairs)
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> ExtractionSpec:
+        if self.layers is not None and self.neurons is not None:
+            raise ValueError("both layers and neurons are given; neurons name their layers, so leave layers out")
+        return self
+
+    def neurons_by_layer(self) -> dict[int, tuple[int, ...]] | None:
+        """Chosen neurons, ascending, of each layer that has any; None where all are kept."""
+        if self.neurons is None:
+            return None
+        return {
+            layer: tuple(neuron for _, neuron in pairs)
+            for layer, pairs in itertools.groupby(self.neurons, key=lambda pair: pair[0])
+        }
 
 
 class ProbingSpec(Spec):
@@ -146,13 +184,26 @@ class StudySpec(Spec):
     models: tuple[ModelSpec, ...]
     collections: tuple[CollectionSpec, ...]
     extraction: ExtractionSpec = ExtractionSpec()
+    hooks: tuple[str, ...] = Field(
+        default=(), description="Hooks extracted in one pass and probed one by one; extraction.hook alone if absent."
+    )
     probing: ProbingSpec = ProbingSpec()
 
     @model_validator(mode="after")
     def _something_to_do(self) -> StudySpec:
         if not self.models or not self.collections:
             raise ValueError("a study needs at least one model and one collection")
+        if self.hooks and "hook" in self.extraction.model_fields_set:
+            raise ValueError("both hooks and extraction.hook are given; leave one of them out")
+        if len(self.hooks) > 1 and self.extraction.neurons is not None:
+            raise ValueError("extraction.neurons are neurons of one hook; several hooks are given")
         return self
+
+    @property
+    def extractions(self) -> tuple[ExtractionSpec, ...]:
+        """One spec for each hook; they differ in nothing else."""
+        hooks = self.hooks or (self.extraction.hook,)
+        return tuple(self.extraction.model_copy(update={"hook": hook}) for hook in hooks)
 
 
 def canonical_json(value: Any) -> str:
@@ -176,13 +227,50 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES_DIR.glob("*.toml"))
 
 
-def load_profile(name_or_path: str) -> StudySpec:
-    """Read a study from a named profile or from a TOML file.
+def read_neurons(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
+    """(layer, neuron) pairs from a CSV file with a header; other columns are left alone.
 
     Raises
     ------
     InputError
-        If there is no such profile, the file is not TOML, or a field is unknown or out of range.
+        If there is no such file, it lacks the columns or rows, or a value is no whole number.
+    """
+    remedy = "Give a CSV file with a header and the columns layer and neuron."
+    pairs: list[tuple[int, int]] = []
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            names = [name.strip() for name in reader.fieldnames or ()]
+            missing = [name for name in ("layer", "neuron") if name not in names]
+            if missing:
+                found = ", ".join(names) or "nothing"
+                raise InputError(f"{path}: no column {' and '.join(missing)} (found {found}).", remedy=remedy)
+            reader.fieldnames = names
+            for row in reader:
+                try:
+                    pairs.append((int(row["layer"]), int(row["neuron"])))
+                except (TypeError, ValueError):
+                    raise InputError(
+                        f"{path}, line {reader.line_num}: layer {row['layer']!r}, neuron {row['neuron']!r}; "
+                        "expected two whole numbers.",
+                        remedy="Mend that line.",
+                    ) from None
+    except OSError as error:
+        raise InputError(f"Neurons {path} cannot be read: {error.strerror}.", remedy=remedy) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV file: {error}.", remedy=remedy) from error
+    if not pairs:
+        raise InputError(f"{path} lists no neuron.", remedy=remedy)
+    return tuple(pairs)
+
+
+def load_profile(name_or_path: str) -> StudySpec:
+    """Read a study from a named profile or from a TOML file, and the CSV file of neurons that it may name.
+
+    Raises
+    ------
+    InputError
+        If there is no such profile, a file cannot be read, or a field is unknown or out of range.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -196,6 +284,10 @@ def load_profile(name_or_path: str) -> StudySpec:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"Profile {path} is not valid TOML: {error}.", remedy="Mend that line.") from error
+    extraction = raw.get("extraction")
+    if isinstance(extraction, dict) and isinstance(extraction.get("neurons"), str):
+        # What counts is what the file says, not where it lies.
+        extraction["neurons"] = read_neurons(path.parent / extraction["neurons"])
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:

@@ -35,7 +35,7 @@ def preflight(study: StudySpec, settings: Settings) -> None:
     from sparse_probing import probes
     from sparse_probing.datasets import build
     from sparse_probing.models import hooks, loading
-    from sparse_probing.models.peek import peek_n_layers
+    from sparse_probing.models.peek import peek_n_layers, peek_width
 
     check_writable(settings)
     probing = study.probing
@@ -54,11 +54,18 @@ def preflight(study: StudySpec, settings: Settings) -> None:
                 raise InputError(
                     f"{kind} {method!r} is unknown; known: {', '.join(known)}.", remedy=f"Edit probing.{field}."
                 )
-    hooks.canonical_hook(study.extraction.hook)
+    extraction = study.extractions[0]
+    for one in study.extractions:
+        hooks.canonical_hook(one.hook)
     for model in study.models:
         loading.preflight(model, models_dir=settings.models_dir)
         n_layers = peek_n_layers(model)
-        for layer in study.extraction.layers or ():
+        if extraction.neurons is not None:
+            from sparse_probing.activations.columns import check_neurons
+
+            width = peek_width(model, extraction.hook)
+            check_neurons(extraction, model.short_name, n_layers=n_layers, width=width)
+        for layer in extraction.layers or ():
             if n_layers is not None and not 0 <= layer < n_layers:
                 raise InputError(
                     f"Layer {layer} requested; {model.short_name} has {n_layers} (0–{n_layers - 1}).",

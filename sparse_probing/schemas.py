@@ -110,6 +110,15 @@ QUANTISATION = pa.schema(
     ]
 )
 
+# One row per stored neuron, where an extraction keeps some of them only: its place in the rows of its layer.
+NEURONS = pa.schema(
+    [
+        _field("layer", pa.int32()),
+        _field("neuron", pa.int32()),
+        _field("column", pa.int32()),
+    ]
+)
+
 RUNS = pa.schema(
     [
         _field("run_id", pa.string()),

@@ -1,5 +1,5 @@
 -- one row per run and feature of a model probed at several revisions: its best neuron, in the order of training
--- A series holds what can be compared: same dataset, hook, pooling, probing and number formats; only the weights differ.
+-- A series holds what can be compared: same dataset, hook, neurons, pooling, probing and number formats; only the weights differ.
 -- The number that ends the revision (step1000, main-20) is the training step; revisions without one come last.
 create view checkpoint_trajectories as
 with best as (
@@ -14,7 +14,8 @@ with best as (
         md5(
             concat_ws(
                 '|', runs.model, runs.dataset_digest, runs.hook, runs.pooling, runs.probing_digest,
-                runs.storage_dtype, runs.model_dtype, runs.attention, array_to_string(runs.layers, ',')
+                runs.storage_dtype, runs.model_dtype, runs.attention, array_to_string(runs.layers, ','),
+                runs.spec ->> '$.extraction.neurons'
             )
         ) as series_id,
         runs.created_at,

@@ -12,15 +12,44 @@ with layer_counts as (
     group by run_id, feature, layer
 ),
 
-neuron_problems as (
+chosen_neurons as (
+    select
+        run_id,
+        unnest((spec -> '$.extraction.neurons')::integer[][])[1] as layer
+    from runs
+),
+
+-- layers of which some neurons were chosen
+chosen_counts as (
+    select
+        run_id,
+        layer,
+        count(*) as n_chosen
+    from chosen_neurons
+    group by run_id, layer
+),
+
+expected_counts as (
     select
         layer_counts.run_id,
-        format('{} layer {}: neurons', layer_counts.feature, layer_counts.layer) as subject,
-        layer_counts.n_scored::varchar as found,
-        runs.n_neurons::varchar as expected
+        layer_counts.feature,
+        layer_counts.layer,
+        layer_counts.n_scored,
+        coalesce(chosen_counts.n_chosen, runs.n_neurons) as n_expected
     from layer_counts
     inner join runs on layer_counts.run_id = runs.run_id
-    where layer_counts.n_scored <> runs.n_neurons
+    left join chosen_counts
+        on layer_counts.run_id = chosen_counts.run_id and layer_counts.layer = chosen_counts.layer
+),
+
+neuron_problems as (
+    select
+        run_id,
+        format('{} layer {}: neurons', feature, layer) as subject,
+        n_scored::varchar as found,
+        n_expected::varchar as expected
+    from expected_counts
+    where n_scored <> n_expected
 ),
 
 split_counts as (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from prefect import task
 
 from sparse_probing.config import ExtractionSpec, ModelSpec
@@ -13,8 +15,13 @@ from tasks.references import data_root, located, relative
 
 
 @task(name="extract-activations", task_run_name="extract {dataset}", **POLICY)
-def extract_activations(model: ModelSpec, dataset: str, extraction: ExtractionSpec) -> str:
-    """Every wanted layer of every labelled row, in one pass; returns the activations' reference."""
+def extract_activations(
+    model: ModelSpec, dataset: str, extractions: tuple[ExtractionSpec, ...], shard: tuple[int, int] | None = None
+) -> list[str]:
+    """Every wanted hook and layer of every labelled row, in one pass; returns a reference for each artifact.
+
+    With `shard` (i, n) only part i of n; artifacts are finished when the last part is.
+    """
     from sparse_probing.activations import estimate
     from sparse_probing.activations import extraction as engine
     from sparse_probing.models import loading
@@ -23,25 +30,34 @@ def extract_activations(model: ModelSpec, dataset: str, extraction: ExtractionSp
     resolved = loading.resolve_model(model, models_dir=settings.models_dir)
     source = located(dataset)
     dataset_digest = read_manifest(source).digest
-    digest = engine.activations_digest(extraction, resolved, dataset_digest)
-    folder = engine.activations_folder(data_root(), resolved, dataset_digest, digest)
-    if find_manifest(folder, digest=digest) is not None:
-        return relative(folder)
+    # Two names of one hook have one artifact.
+    wanted = {engine.activations_digest(spec, resolved, dataset_digest): spec for spec in extractions}
+    folders = {digest: engine.activations_folder(data_root(), resolved, dataset_digest, digest) for digest in wanted}
+    missing = [wanted[digest] for digest, folder in folders.items() if find_manifest(folder, digest=digest) is None]
+    references = [relative(folder) for folder in folders.values()]
+    if not missing:
+        return references
     # Refused before the first forward pass, with what would make it fit.
-    estimate.check_space(
-        estimate.estimate(source, resolved, extraction, device=settings.device, trial_tokens=0), data_root(), extraction
-    )
+    cost = estimate.estimate(source, resolved, missing, device=settings.device, trial_tokens=0)
+    estimate.check_space(cost, data_root(), missing[0])
     collection = folder_collection(dataset)
-    with one_at_a_time():
-        engine.extract_dataset(
+    # Parts have a device each, and wait for each other: one at a time they would wait for ever.
+    with one_at_a_time() if shard is None else nullcontext():
+        engine.extract_datasets(
             source,
             resolved,
-            extraction,
+            missing,
             root=data_root(),
             device=settings.device,
             progress=reporter(f"Extract {collection}"),
+            shard=shard,
         )
-    return relative(folder)
+    return references
+
+
+def is_extracted(reference: str) -> bool:
+    """Whether an activations artifact is finished."""
+    return find_manifest(located(reference)) is not None
 
 
 def folder_collection(dataset: str) -> str:

@@ -6,7 +6,7 @@ No reading and no writing of artifacts; `tasks.probes` does that.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,14 @@ class ProbingInputs:
     probing: ProbingSpec
     labels: LabelMatrix
     permutations: LabelPermutations
-    rotation: NDArray[np.float32]
+    # By number of stored neurons, which layers may differ in.
+    rotations: Mapping[int, NDArray[np.float32]]
 
 
-def shared_inputs(run_id: str, probing: ProbingSpec, labels: LabelMatrix, n_neurons: int) -> ProbingInputs:
-    """Make the permutations and the random basis once for all layers of a run."""
+def shared_inputs(
+    run_id: str, probing: ProbingSpec, labels: LabelMatrix, n_neurons_by_layer: Sequence[int]
+) -> ProbingInputs:
+    """Make the permutations and the random bases once for all layers of a run."""
     generator = np.random.default_rng(probing.seed)
     return ProbingInputs(
         run_id=run_id,
@@ -48,7 +51,7 @@ def shared_inputs(run_id: str, probing: ProbingSpec, labels: LabelMatrix, n_neur
             n_permutations=probing.n_permutations,
             rng=generator,
         ),
-        rotation=baselines.random_rotation(n_neurons, generator),
+        rotations={n: baselines.random_rotation(n, generator) for n in sorted(set(n_neurons_by_layer))},
     )
 
 
@@ -68,7 +71,7 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
     arrays = _arrays(inputs, matrix)
     # One change of basis serves all features.
     values = matrix.values()
-    turned = (values - values[labels.split == 0].mean(axis=0)) @ inputs.rotation
+    turned = (values - values[labels.split == 0].mean(axis=0)) @ inputs.rotations[values.shape[1]]
     score_tables = [schemas.NEURON_SCORES.empty_table()]
     fits = {
         feature: _regression_fits(inputs, matrix, feature, turned, arrays) for feature in labels.regression_features
@@ -101,7 +104,7 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
         )
     return {
         "neuron_scores": pa.concat_tables(score_tables).combine_chunks(),
-        **fit_tables(inputs.run_id, matrix.layer, fits),
+        **fit_tables(inputs.run_id, matrix.layer, matrix.neurons, fits),
     }
 
 
@@ -119,7 +122,7 @@ def best_layer_tables(inputs: ProbingInputs, matrix: LayerMatrix, features: Sequ
             for method in methods
             for fit in _fit(method, inputs, matrix, y, arrays, seed)
         ]
-    return fit_tables(inputs.run_id, matrix.layer, fits)
+    return fit_tables(inputs.run_id, matrix.layer, matrix.neurons, fits)
 
 
 def _targets(inputs: ProbingInputs, feature: str) -> NDArray[Any]:
@@ -156,14 +159,22 @@ def _regression_fits(
     )
 
 
-def fit_tables(run_id: str, layer: int, fits: dict[str, list[ProbeFit]]) -> dict[str, pa.Table]:
-    """Fits of one layer, by feature, as rows of probe_fits and probe_supports."""
+def fit_tables(
+    run_id: str, layer: int, neurons: NDArray[np.int32], fits: dict[str, list[ProbeFit]]
+) -> dict[str, pa.Table]:
+    """Fits of one layer, by feature, as rows of probe_fits and probe_supports.
+
+    `neurons` (n_neurons,) are the model's numbers of the columns; directions of a random basis keep their own.
+    """
     rows, supports = [], []
     for feature, found in fits.items():
         for fit in found:
             where = {"run_id": run_id, "fit_id": _fit_id(run_id, feature, layer, fit), "layer": layer}
             rows.append(where | {"feature": feature} | fit.row())
-            supports += [where | row for row in fit.support_rows()]
+            for row in fit.support_rows():
+                if fit.variant != "random_rotation":
+                    row["neuron"] = int(neurons[row["neuron"]])
+                supports.append(where | row)
     return {
         "probe_fits": pa.Table.from_pylist(rows, schema=schemas.PROBE_FITS),
         "probe_supports": pa.Table.from_pylist(supports, schema=schemas.PROBE_SUPPORTS),
@@ -236,7 +247,7 @@ def _score_table(
         "run_id": _repeat(inputs.run_id, n),
         "feature": _repeat(feature, n),
         "layer": np.full(n, matrix.layer, np.int32),
-        "neuron": np.arange(n, dtype=np.int32),
+        "neuron": matrix.neurons,
         "coef": scores.coef,
         "intercept": scores.intercept,
         "converged": scores.converged,

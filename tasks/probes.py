@@ -54,8 +54,8 @@ def _inputs(run: RunReference) -> ProbingInputs:
         if run.run_id not in _shared:
             _shared.clear()
             labels = _labels(run)
-            n_neurons = int(read_manifest(located(run.activations)).facts["n_neurons"])
-            _shared[run.run_id] = shared_inputs(run.run_id, run.probing, labels, n_neurons)
+            counts = read_manifest(located(run.activations)).facts["n_neurons_by_layer"]
+            _shared[run.run_id] = shared_inputs(run.run_id, run.probing, labels, counts)
         return _shared[run.run_id]
 
 
@@ -74,6 +74,7 @@ def plan_run(
         probing=probing,
         dataset=dataset,
         activations=activations,
+        hook=manifest.facts["hook"],
         layers=tuple(manifest.facts["layers"]),
         finished=results.is_finished(data_root(), run_id),
     )
@@ -88,7 +89,7 @@ def probe_layer(run: RunReference, layer: int) -> str:
         matrix = read_layer(located(run.activations), layer)
         tables = layer_tables(_inputs(run), matrix)
         results.write_part(root, run.run_id, part, tables)
-    advance(f"Probe {run.collection.collection}", len(run.layers))
+    advance(f"Probe {run.text}", len(run.layers))
     return part
 
 
@@ -111,7 +112,7 @@ def probe_best_layer(run: RunReference, layer: int, features: list[str], total: 
         matrix = read_layer(located(run.activations), layer)
         tables = best_layer_tables(_inputs(run), matrix, features)
         results.write_part(root, run.run_id, part, tables)
-    advance(f"Compare {run.collection.collection}", total)
+    advance(f"Compare {run.text}", total)
     return part
 
 
@@ -209,7 +210,7 @@ def runs_table(run: RunReference, dataset: Manifest, activations: Manifest) -> p
         "hook": facts["hook"],
         "pooling": facts["pooling"],
         "layers": list(facts["layers"]),
-        "n_neurons": facts["n_neurons"],
+        "n_neurons": max(facts["n_neurons_by_layer"]),
         "n_rows": facts["n_rows"],
         "n_sequences": facts["n_sequences"],
         "n_tokens": facts["n_tokens"],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparse_probing.config import CollectionSpec, ModelSpec, ProbingSpec, StudySpec
+from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec, StudySpec
 from sparse_probing.settings import load_settings
 from sparse_probing.store.filesystem import Location
+
+USUAL_HOOK = ExtractionSpec().hook
 
 
 def data_root() -> Location:
@@ -26,7 +28,7 @@ def located(reference: str) -> Location:
 
 @dataclass(frozen=True)
 class RunReference:
-    """One run: a model's activations on one collection, probed in one way."""
+    """One run: a model's activations at one hook on one collection, probed in one way."""
 
     run_id: str
     study: str
@@ -35,13 +37,20 @@ class RunReference:
     probing: ProbingSpec
     dataset: str
     activations: str
+    hook: str
     layers: tuple[int, ...]
     finished: bool
 
     @property
     def title(self) -> str:
-        """For progress bars and logs."""
-        return f"{self.model.short_name} · {self.collection.collection}"
+        """For logs."""
+        return f"{self.model.short_name} · {self.text}"
+
+    @property
+    def text(self) -> str:
+        """For progress bars: the collection, and the hook where it is not the usual one."""
+        name = self.collection.collection
+        return name if self.hook == USUAL_HOOK else f"{name} · {self.hook}"
 
 
 def studied_pairs(study: StudySpec) -> list[tuple[ModelSpec, CollectionSpec]]:

@@ -1,6 +1,6 @@
 """Activations of a model on a dataset: captured, pooled, quantised, streamed or stored. No probing.
 
-`extract` streams them, `extract_dataset` stores them; both are loaded when first asked for, since they need torch.
+`extract` streams them, `extract_dataset` and `extract_datasets` store them; all are loaded when first asked for, since they need torch.
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparse_probing.activations.capture import ActivationBatch, extract
-    from sparse_probing.activations.extraction import extract_dataset
+    from sparse_probing.activations.extraction import extract_dataset, extract_datasets
     from sparse_probing.activations.plan import Selection
 
-_HOMES = {"ActivationBatch": "capture", "extract": "capture", "extract_dataset": "extraction", "Selection": "plan"}
-__all__ = ["ActivationBatch", "Selection", "extract", "extract_dataset"]
+_HOMES = {
+    "ActivationBatch": "capture",
+    "extract": "capture",
+    "extract_dataset": "extraction",
+    "extract_datasets": "extraction",
+    "Selection": "plan",
+}
+__all__ = ["ActivationBatch", "Selection", "extract", "extract_dataset", "extract_datasets"]
 
 
 def __getattr__(name: str) -> Any:

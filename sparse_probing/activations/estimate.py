@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from sparse_probing.activations.capture import Capture, collate
-from sparse_probing.activations.extraction import BUFFERS
+from sparse_probing.activations.columns import choose_columns
+from sparse_probing.activations.encoding import BUFFERS
+from sparse_probing.activations.extraction import plan_row_bytes
 from sparse_probing.activations.plan import Corpus, calibration_shards, plan_batches, plan_shards, read_corpus
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import InputError
-from sparse_probing.models.hooks import canonical_hook, find_points, is_causal
+from sparse_probing.models.hooks import HookPoint, canonical_hook, is_causal
 from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.matrices import STORAGE_DTYPES
@@ -32,16 +35,16 @@ _BASE_BYTES = 600 << 20
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of one extraction.
+    """The cost of one pass: of all its extractions together.
 
     Attributes
     ----------
     n_sequences, n_tokens, n_rows:
         Sequences and tokens that are run, and rows that are stored.
     n_layers, n_neurons:
-        Layers stored and values in a row of one.
+        Layers stored, those of each hook counted, and values of the widest (stored or not).
     layer_bytes, stored_bytes, staged_bytes:
-        On disk before compression: one layer, all layers, and what is there only until quantisation ranges are known.
+        On disk before compression: the largest layer, all layers, and what is there only until quantisation ranges are known.
     host_bytes, device_bytes:
         Largest memory on the host and on a GPU (0 without one).
     tokens_per_second, seconds:
@@ -70,49 +73,59 @@ class Estimate:
 def estimate(
     dataset: Location,
     resolved: ResolvedModel,
-    spec: ExtractionSpec,
+    spec: ExtractionSpec | Sequence[ExtractionSpec],
     *,
     device: str = "auto",
     trial_tokens: int = TRIAL_TOKENS,
 ) -> Estimate:
-    """Estimate an extraction; runs about `trial_tokens` tokens through the model (none if 0).
+    """Estimate an extraction, or several in one pass; runs about `trial_tokens` tokens through the model (none if 0).
 
     Raises
     ------
     ArtifactError, InputError
         As `extract_dataset` does.
     """
+    specs = [spec] if isinstance(spec, ExtractionSpec) else list(spec)
+    first = specs[0]
     device = choose_device(device)
     model = load_model(resolved, device=device)
     corpus = read_corpus(
         dataset,
         bos_token_id=getattr(getattr(model, "config", None), "bos_token_id", None),
-        next_token=spec.next_token,
-        positions=spec.positions,
+        next_token=first.next_token,
+        positions=first.positions,
     )
-    hook = canonical_hook(spec.hook)
-    points = find_points(model, hook, spec.layers)
-    width, n_layers = points[0].width, len(points)
-    item_bytes = STORAGE_DTYPES[spec.storage_dtype].itemsize
-    row_values = n_layers * width
-    shards = plan_shards(corpus, shard_tokens=spec.shard_tokens, row_bytes=row_values * item_bytes)
+    shards = plan_shards(corpus, shard_tokens=first.shard_tokens, row_bytes=plan_row_bytes(model, resolved))
     n_rows, n_tokens = len(corpus.selection), int(corpus.lengths.sum())
-    staged_rows = 0
-    if spec.storage_dtype == "uint8":
-        staged_rows = sum(shard.n_rows for shard in calibration_shards(shards, spec.calibration_rows))
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    largest = max(shard.n_rows for shard in shards) * row_values * max(item_bytes, 2)
-    # A pass holds its rows of all layers, and of one layer some tensors of the MLP's width.
-    longest = max(spec.batch_tokens, int(corpus.lengths.max()))
+    most_rows = max(shard.n_rows for shard in shards)
+    staged_rows = sum(shard.n_rows for shard in calibration_shards(shards, first.calibration_rows))
     item = next(model.parameters()).element_size()
-    working = longest * width * item * 8 + min(longest, max(shard.n_rows for shard in shards)) * row_values * 4
+    # A pass holds its rows of all layers, and of one layer some tensors of the widest hook's width.
+    longest = max(first.batch_tokens, int(corpus.lengths.max()))
+    points: dict[str, dict[int, HookPoint]] = {}
+    n_layers = layer_bytes = stored_bytes = staged_bytes = largest = 0
+    for one in specs:
+        its_points, columns = choose_columns(model, one)
+        points.setdefault(canonical_hook(one.hook), {}).update((point.layer, point) for point in its_points)
+        item_bytes = STORAGE_DTYPES[one.storage_dtype].itemsize
+        n_layers += len(its_points)
+        layer_bytes = max(layer_bytes, n_rows * max(columns.counts) * item_bytes)
+        stored_bytes += n_rows * columns.n_values * item_bytes
+        # What is quantised is staged as float16 first.
+        staged_bytes += staged_rows * columns.n_values * 2 if one.storage_dtype == "uint8" else 0
+        largest += most_rows * columns.n_values * max(item_bytes, 2)
+    hooked = {hook: [found[layer] for layer in sorted(found)] for hook, found in points.items()}
+    width = max(point.width for found in hooked.values() for point in found)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    captured = sum(point.width for found in hooked.values() for point in found)
+    working = longest * width * item * 8 + min(longest, most_rows) * captured * 4
     kind = "cuda" if device.startswith("cuda") else "cpu"
     on_gpu = kind == "cuda"
     tokens_per_second = None
     if trial_tokens:
-        with Capture(model, {hook: points}, corpus.selection) as capture:
+        with Capture(model, hooked, corpus.selection) as capture:
             tokens_per_second = _trial(
-                capture, corpus, shards[0].sequences, spec, device, not is_causal(model), trial_tokens
+                capture, corpus, shards[0].sequences, first, device, not is_causal(model), trial_tokens
             )
     return Estimate(
         n_sequences=len(corpus.lengths),
@@ -120,9 +133,9 @@ def estimate(
         n_rows=n_rows,
         n_layers=n_layers,
         n_neurons=width,
-        layer_bytes=n_rows * width * item_bytes,
-        stored_bytes=n_rows * row_values * item_bytes,
-        staged_bytes=staged_rows * row_values * 2,
+        layer_bytes=layer_bytes,
+        stored_bytes=stored_bytes,
+        staged_bytes=staged_bytes,
         host_bytes=_BASE_BYTES + BUFFERS[kind] * largest + corpus.tokens.nbytes + (0 if on_gpu else weights + working),
         device_bytes=weights + working if on_gpu else 0,
         tokens_per_second=tokens_per_second,
@@ -197,9 +210,9 @@ def _trial(
 
 
 def _what_would_fit(cost: Estimate, free: int, spec: ExtractionSpec) -> str:
-    values = cost.n_rows * cost.n_neurons
-    if spec.storage_dtype != "uint8" and values * cost.n_layers <= free:
-        return f"Use storage_dtype uint8, which needs {_size(values * cost.n_layers)}, or another data folder."
+    smallest = cost.stored_bytes // STORAGE_DTYPES[spec.storage_dtype].itemsize
+    if spec.storage_dtype != "uint8" and smallest <= free:
+        return f"Use storage_dtype uint8, which needs {_size(smallest)}, or another data folder."
     per_layer = max(1, cost.disk_bytes // cost.n_layers)
     if free >= per_layer:
         return (

@@ -1,7 +1,8 @@
 """What to extract, in which order: rows, shards and batches, decided before the model runs.
 
-The plan follows from the dataset, the spec and the widths of the model alone, never from time or memory; numbers depend
-on the make-up of a batch, so a fixed plan is what makes a resumed run equal an undisturbed one. Only arrays live here:
+The plan follows from the dataset, the shape of the model and the spec's tokens and positions alone, never from time or
+memory, nor from which hooks, layers and neurons are kept; numbers depend on the make-up of a batch, so a fixed plan is
+what makes a resumed run equal an undisturbed one, and several hooks in one pass equal each alone. Only arrays live here:
 no model, no activation.
 """
 
@@ -24,8 +25,8 @@ from sparse_probing.store.manifests import Manifest, read_manifest
 from sparse_probing.store.parquet import read_table
 
 # Raised when the same inputs would be cut in another way.
-PLAN_VERSION = 1
-# A shard's stored rows of all layers together stay below this (a shard has at least one sequence).
+PLAN_VERSION = 2
+# A shard's rows stay below this at one byte for each MLP neuron of the model (a shard has at least one sequence).
 SHARD_BYTES = 256 << 20
 
 
@@ -192,7 +193,7 @@ def read_corpus(
 
 
 def plan_shards(corpus: Corpus, *, shard_tokens: int, row_bytes: int) -> list[Shard]:
-    """Cut a corpus into shards of about `shard_tokens` tokens and at most `SHARD_BYTES` of stored rows.
+    """Cut a corpus into shards of about `shard_tokens` tokens and at most `SHARD_BYTES`.
 
     Training sequences come first, in an order drawn from the dataset's digest: so the first shards, from which
     quantisation ranges are taken, are a random sample of training text and hold nothing else.
@@ -200,7 +201,7 @@ def plan_shards(corpus: Corpus, *, shard_tokens: int, row_bytes: int) -> list[Sh
     Parameters
     ----------
     row_bytes:
-        Bytes of one row over all layers, as stored.
+        Bytes counted for a row: the same for all extractions of a model, whatever they keep.
     """
     training = np.flatnonzero(corpus.is_training)
     np.random.default_rng(int(corpus.digest[:16], 16)).shuffle(training)

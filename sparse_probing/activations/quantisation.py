@@ -23,7 +23,7 @@ _CONSTANT = np.float32(1e30)
 
 @dataclass(frozen=True)
 class Ranges:
-    """Quantisation of every neuron, each of shape (n_layers, n_neurons).
+    """Quantisation of every stored neuron, each of the shape of `columns.Columns`: (n_layers, n_neurons) of whole layers.
 
     Float32 but for `origin`, which is uint8. `inverse` is 1 / scale. A neuron that was constant in training has scale 0
     and a huge inverse: its constant has level 0, anything else counts as clipped, and every level decodes to the constant.
@@ -34,7 +34,7 @@ class Ranges:
     inverse: NDArray[np.float32]
     origin: NDArray[np.uint8]
 
-    def tensors(self, device: torch.device, part: int | slice = slice(None)) -> tuple[torch.Tensor, ...]:
+    def tensors(self, device: torch.device, part: tuple[int, slice] | slice = slice(None)) -> tuple[torch.Tensor, ...]:
         """What `encode` asks for, of some layers, on a device."""
         arrays = (self.offset, self.scale, self.inverse, self.origin)
         return tuple(torch.from_numpy(np.ascontiguousarray(array[part])).to(device) for array in arrays)

@@ -7,6 +7,7 @@ in that moment does no harm. No model and no device here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -19,6 +20,7 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from sparse_probing import schemas
+from sparse_probing.activations.columns import Columns
 from sparse_probing.activations.quantisation import Ranges, ranges_from_extremes
 from sparse_probing.store.filesystem import TEMPORARY_PREFIX, Location
 from sparse_probing.store.manifests import FileEntry
@@ -41,7 +43,7 @@ _LOSSES = pa.schema(
 
 @dataclass(frozen=True)
 class Losses:
-    """What quantisation cost: (n_layers, n_neurons) each."""
+    """What quantisation cost: arrays of the shape of `Columns`."""
 
     n_clipped: NDArray[np.int64]
     max_error: NDArray[np.float32]
@@ -75,16 +77,15 @@ class ShardStore:
     ----------
     folder:
         The artifact's folder.
-    layers, n_neurons:
-        Layers stored, and values in a row of one.
+    columns:
+        Layers and neurons stored.
     rows:
         All rows of the extraction (schema `ROWS`).
     """
 
-    def __init__(self, folder: Location, layers: tuple[int, ...], n_neurons: int, rows: pa.Table) -> None:
+    def __init__(self, folder: Location, columns: Columns, rows: pa.Table) -> None:
         self.folder = folder
-        self.layers = layers
-        self.n_neurons = n_neurons
+        self.columns = columns
         self.rows = rows
 
     def finished(self, shard: int, *, staged: bool = False) -> Marker | None:
@@ -118,7 +119,7 @@ class ShardStore:
         row_ids:
             (n_rows,) in the order in which the codes come; files are ordered by row_id.
         layer_codes:
-            Index of a layer to its (n_rows, n_neurons) codes.
+            Index of a layer to the (n_rows, n_neurons) codes of its stored neurons.
         losses:
             Asked for once the layers are written; None where nothing was quantised.
         executor:
@@ -131,8 +132,8 @@ class ShardStore:
 
         def write(index: int) -> tuple[str, FileEntry]:
             codes = layer_codes(index)[order]
-            schema = schemas.activations(self.n_neurons, codes.dtype.itemsize)
-            name = f"{layer_folder(self.layers[index])}/{part_name(shard)}"
+            schema = schemas.activations(codes.shape[1], codes.dtype.itemsize)
+            name = f"{layer_folder(self.columns.layers[index])}/{part_name(shard)}"
             table = keys.append_column(schema.field("activation"), pack_rows(codes))
             return name, write_table(
                 base / name,
@@ -143,7 +144,7 @@ class ShardStore:
                 use_dictionary=False,
             )
 
-        indices = range(len(self.layers))
+        indices = range(len(self.columns.layers))
         entries: Iterable[tuple[str, FileEntry]] = executor.map(write, indices) if executor else map(write, indices)
         files = dict(entries)
         if losses is not None:
@@ -159,7 +160,7 @@ class ShardStore:
         ArtifactError
             If the file is missing or damaged.
         """
-        name = f"{layer_folder(self.layers[index])}/{part_name(shard)}"
+        name = f"{layer_folder(self.columns.layers[index])}/{part_name(shard)}"
         marker = Marker.from_json(self._marker(shard, True).read_bytes())
         table = read_table(self._base(True) / name, entry=marker.files[name]).combine_chunks()
         column = table.column("activation").chunk(0)
@@ -171,20 +172,20 @@ class ShardStore:
         if not location.exists():
             return None
         table = read_table(location)
-        shape = (len(self.layers), self.n_neurons)
-        return ranges_from_extremes(*(table.column(name).to_numpy().reshape(shape) for name in ("low", "high", "mean")))
+        columns = (table.column(name).to_numpy().reshape(self.columns.shape) for name in ("low", "high", "mean"))
+        return ranges_from_extremes(*columns)
 
     def decide_ranges(self, shards: list[int]) -> Ranges:
         """Take the ranges from staged shards, smallest to largest value of each neuron, and write them down."""
-        shape = (len(self.layers), self.n_neurons)
+        shape = self.columns.shape
         low, high = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
         total, n_rows = np.zeros(shape, np.float64), 0
         for shard in shards:
-            for index in range(len(self.layers)):
-                values = self.read_staged(shard, index)[1].astype(np.float32)
-                low[index] = np.minimum(low[index], values.min(axis=0))
-                high[index] = np.maximum(high[index], values.max(axis=0))
-                total[index] += values.sum(axis=0, dtype=np.float64)
+            for index in range(len(self.columns.layers)):
+                values, at = self.read_staged(shard, index)[1].astype(np.float32), self.columns.at(index)
+                low[at] = np.minimum(low[at], values.min(axis=0))
+                high[at] = np.maximum(high[at], values.max(axis=0))
+                total[at] += values.sum(axis=0, dtype=np.float64)
             n_rows += len(values)
         mean = (total / n_rows).astype(np.float32)
         table = pa.table({name: array.reshape(-1) for name, array in (("low", low), ("high", high), ("mean", mean))})
@@ -193,7 +194,7 @@ class ShardStore:
 
     def read_losses(self, shards: Iterable[int]) -> Losses:
         """Losses of some finished shards, added up."""
-        shape = (len(self.layers), self.n_neurons)
+        shape = self.columns.shape
         n_clipped, max_error = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         for shard in shards:
             table = read_table(self._losses(shard))
@@ -201,15 +202,19 @@ class ShardStore:
             max_error = np.maximum(max_error, table.column("max_error").to_numpy().reshape(shape))
         return Losses(n_clipped, max_error)
 
-    def write_rows(self) -> dict[str, FileEntry]:
-        """Write ``rows.parquet``, in row groups small enough that writing it takes little memory."""
-        return {
-            "rows.parquet": write_table(self.folder / "rows.parquet", self.rows, schemas.ROWS, row_group_rows=1 << 14)
-        }
+    def write_tables(self) -> dict[str, FileEntry]:
+        """Write ``rows.parquet`` and, where not all neurons are stored, ``neurons.parquet``."""
+        # Row groups small enough that writing takes little memory.
+        entry = write_table(self.folder / "rows.parquet", self.rows, schemas.ROWS, row_group_rows=1 << 14)
+        files = {"rows.parquet": entry}
+        if not self.columns.is_whole:
+            name = "neurons.parquet"
+            files[name] = write_table(self.folder / name, self.columns.table(), schemas.NEURONS)
+        return files
 
     def write_quantisation(self, ranges: Ranges, losses: Losses) -> dict[str, FileEntry]:
         """Write ``quantisation.parquet``: ranges and losses of every neuron."""
-        layer, neuron = self._axes()
+        layer, neuron = self.columns.axes()
         table = pa.table(
             {
                 "layer": layer,
@@ -227,19 +232,15 @@ class ShardStore:
     def remove_scaffolding(self) -> None:
         """Remove markers, staged files and whatever a killed process left half-written. Only after the manifest."""
         for name in (_STAGING, _MARKERS):
-            (self.folder / name).delete()
-        for folder in (self.folder, *(self.folder / layer_folder(layer) for layer in self.layers)):
+            _remove(self.folder / name)
+        for folder in (self.folder, *(self.folder / layer_folder(layer) for layer in self.columns.layers)):
             selector = pafs.FileSelector(folder.path, allow_not_found=True)
             for info in folder.filesystem.get_file_info(selector):
                 if info.base_name.startswith(TEMPORARY_PREFIX):
-                    Location(folder.filesystem, info.path).delete()
-
-    def _axes(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        layers = np.repeat(np.array(self.layers, dtype=np.int32), self.n_neurons)
-        return layers, np.tile(np.arange(self.n_neurons, dtype=np.int32), len(self.layers))
+                    _remove(Location(folder.filesystem, info.path))
 
     def _losses_table(self, losses: Losses) -> pa.Table:
-        layer, neuron = self._axes()
+        layer, neuron = self.columns.axes()
         return pa.table(
             {
                 "layer": layer,
@@ -257,3 +258,10 @@ class ShardStore:
 
     def _losses(self, shard: int) -> Location:
         return self.folder / _MARKERS / f"{shard:05d}-losses.parquet"
+
+
+def _remove(location: Location) -> None:
+    """Remove a file or folder that another process may be removing too."""
+    while location.exists():
+        with contextlib.suppress(FileNotFoundError):
+            location.delete()

@@ -1,4 +1,4 @@
-"""The number of layers of a model before it is converted or loaded, from its configuration or GGUF header alone."""
+"""Layers and widths of a model before it is converted or loaded, from its configuration or GGUF header alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sparse_probing.config import ModelSpec
+from sparse_probing.models.hooks import canonical_hook
 from sparse_probing.models.sources import find_local, is_hub_id
 
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
+# Names in a configuration, and how a name in a GGUF header ends.
+_LAYERS = (("num_hidden_layers", "n_layer", "num_layers"), ".block_count")
+_NEURONS = (("intermediate_size", "n_inner", "ffn_dim", "hidden_dim"), ".feed_forward_length")
+_STREAM = (("hidden_size", "n_embd", "dim"), ".embedding_length")
 
 
 def peek_n_layers(spec: ModelSpec) -> int | None:
@@ -20,6 +24,24 @@ def peek_n_layers(spec: ModelSpec) -> int | None:
     InputError
         If a local model cannot be found (see `loading.preflight`).
     """
+    return _peek(spec, *_LAYERS)
+
+
+def peek_width(spec: ModelSpec, hook: str) -> int | None:
+    """Values at a named hook of one position, by the model's own description; None where it cannot be known cheaply.
+
+    Raises
+    ------
+    InputError
+        If a local model cannot be found, or the hook is unknown.
+    """
+    name = canonical_hook(hook)
+    if name in ("mlp.hook_post", "mlp.hook_pre"):
+        return _peek(spec, *_NEURONS)
+    return None if "{layer}" in name else _peek(spec, *_STREAM)
+
+
+def _peek(spec: ModelSpec, keys: tuple[str, ...], gguf_suffix: str) -> int | None:
     if is_hub_id(spec):
         from huggingface_hub import hf_hub_download
 
@@ -27,24 +49,24 @@ def peek_n_layers(spec: ModelSpec) -> int | None:
             config = Path(hf_hub_download(spec.id, "config.json", revision=spec.revision))
         except Exception:  # whatever keeps the hub from answering, resolving the model will say
             return None
-        return _from_config(config)
+        return _from_config(config, keys)
     source = find_local(spec)
     if source.is_gguf:
-        return _from_gguf(source.path)
-    return _from_config(source.path / "config.json")
+        return _from_gguf(source.path, gguf_suffix)
+    return _from_config(source.path / "config.json", keys)
 
 
-def _from_config(path: Path) -> int | None:
+def _from_config(path: Path, keys: tuple[str, ...]) -> int | None:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return next((int(config[key]) for key in _LAYER_KEYS if key in config), None)
+    return next((config[key] for key in keys if isinstance(config.get(key), int)), None)
 
 
-def _from_gguf(path: Path) -> int | None:
+def _from_gguf(path: Path, suffix: str) -> int | None:
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
-    counts = [field for name, field in reader.fields.items() if name.endswith(".block_count")]
+    counts = [field for name, field in reader.fields.items() if name.endswith(suffix)]
     return int(counts[0].parts[counts[0].data[0]][0]) if counts else None

@@ -27,17 +27,19 @@ MISSING = "–"
 
 
 def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neuron of each feature") -> Table:
-    """A terminal table, one section per model, revision and collection; rows in the order given.
+    """A terminal table, one section per model, revision, collection and hook; rows in the order given.
 
     Test MCC comes with its 95 % interval; a neuron that shares the best validation MCC says how many do.
     """
     table = Table(title=title, title_justify="left", caption="chosen on validation, reported on test")
     for heading in ("feature", "layer", "neuron", "validation MCC", "test MCC [95 %]", "prevalence", "q"):
         table.add_column(heading, justify="left" if heading == "feature" else "right", no_wrap=True)
-    for (model, revision, collection, _), group in groupby(
-        neurons, key=lambda row: (row.model, row.revision, row.collection, row.run_id)
+    n_hooks = len({row.hook for row in neurons})
+    for (model, revision, collection, hook, _), group in groupby(
+        neurons, key=lambda row: (row.model, row.revision, row.collection, row.hook, row.run_id)
     ):
-        table.add_row(f"[bold]{escape(collection)}[/bold] [dim]{escape(model)}@{escape(revision)}[/dim]")
+        where = f"{model}@{revision}" + (f" {hook}" if n_hooks > 1 else "")
+        table.add_row(f"[bold]{escape(collection)}[/bold] [dim]{escape(where)}[/dim]")
         for row in group:
             table.add_row(
                 escape(row.feature),

@@ -1,7 +1,8 @@
 """Rows on disk to matrices in memory: one layer of an activations artifact, in row order.
 
-Layout of an activations artifact: ``rows.parquet`` (schema `ROWS`), ``quantisation.parquet`` (schema `QUANTISATION`, for
-uint8), ``layer=NN/part-NNNNN.parquet`` (schema `activations`), ``manifest.json``.
+Layout of an activations artifact: ``rows.parquet`` (schema `ROWS`), ``neurons.parquet`` (schema `NEURONS`, where not all
+neurons are stored), ``quantisation.parquet`` (schema `QUANTISATION`, for uint8), ``layer=NN/part-NNNNN.parquet`` (schema
+`activations`), ``manifest.json``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class LayerMatrix:
 
     Attributes
     ----------
+    neurons:
+        (n_neurons,) int32: the model's number of each column, ascending.
     codes:
         (n_rows, n_neurons) uint8 levels (larger is larger), or float16 or float32 values. Row i is row_id i.
     offset, scale:
@@ -40,6 +43,7 @@ class LayerMatrix:
     """
 
     layer: int
+    neurons: NDArray[np.int32]
     codes: NDArray[np.uint8] | NDArray[np.float16] | NDArray[np.float32]
     offset: NDArray[np.float32]
     scale: NDArray[np.float32]
@@ -97,7 +101,8 @@ def read_layer(folder: Location, layer: int, *, verify: bool = True, manifest: M
             f"{folder} holds layers {layers}; layer {layer} was asked for.", remedy="Edit extraction.layers."
         )
     dtype = STORAGE_DTYPES[manifest.facts["storage_dtype"]]
-    n_rows, n_neurons = int(manifest.facts["n_rows"]), int(manifest.facts["n_neurons"])
+    neurons = _stored_neurons(folder, layer, manifest)
+    n_rows, n_neurons = int(manifest.facts["n_rows"]), len(neurons)
     codes = np.empty((n_rows, n_neurons), dtype=dtype)
     seen = np.zeros(n_rows, dtype=bool)
 
@@ -126,7 +131,20 @@ def read_layer(folder: Location, layer: int, *, verify: bool = True, manifest: M
         offset, scale = ranges.column("offset").to_numpy()[order], ranges.column("scale").to_numpy()[order]
         # Stored bytes count from each neuron's origin, modulo 256; uint8 arithmetic wraps as they did.
         codes += ranges.column("origin").to_numpy()[order]
-    return LayerMatrix(layer=layer, codes=codes, offset=offset, scale=scale)
+    return LayerMatrix(layer=layer, neurons=neurons, codes=codes, offset=offset, scale=scale)
+
+
+def _stored_neurons(folder: Location, layer: int, manifest: Manifest) -> NDArray[np.int32]:
+    """The model's number of every column of a layer."""
+    entry = manifest.files.get("neurons.parquet")
+    if entry is None:
+        return np.arange(int(manifest.facts["n_neurons"]), dtype=np.int32)
+    table = read_table(folder / "neurons.parquet", entry=entry)
+    mine = np.flatnonzero(table.column("layer").to_numpy() == layer)
+    neurons: NDArray[np.int32] = table.column("neuron").to_numpy()[mine][
+        np.argsort(table.column("column").to_numpy()[mine])
+    ]
+    return neurons
 
 
 def iterate_layers(folder: Location, *, verify: bool = True) -> Iterator[LayerMatrix]:

@@ -60,6 +60,7 @@ class BestNeuron:
     model: str
     revision: str
     collection: str
+    hook: str
     feature: str
     layer: int
     neuron: int

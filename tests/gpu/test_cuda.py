@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_probing.activations import extract_dataset
+from sparse_probing.activations import extract_dataset, extract_datasets
 from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.models.loading import ResolvedModel
@@ -102,3 +102,22 @@ def test_a_batch_that_does_not_fit_is_halved(
     folder = extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / "halved"), device="cuda")
     assert 64 in read_manifest(folder).facts["batch_tokens"]
     np.testing.assert_allclose(stored(folder), wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_several_hooks_and_chosen_neurons_in_one_pass(tmp_path: Path, resolved: ResolvedModel) -> None:
+    sequences = random_sequences(200)
+    labels = [(i, p) for i, tokens in enumerate(sequences) for p in (1, len(tokens) - 1)]
+    dataset = write_dataset(tmp_path / "dataset", sequences, labels)
+    common = {"shard_tokens": 200, "batch_tokens": 128, "calibration_rows": 60}
+    specs = [
+        ExtractionSpec(**common),
+        ExtractionSpec(hook="hook_resid_post", storage_dtype="float16", layers=(0, 2), **common),
+        ExtractionSpec(neurons=((0, 5), (0, 47), (1, 3)), **common),
+    ]
+    together = extract_datasets(dataset, resolved, specs, root=Location.open(tmp_path / "one"), device="cuda")
+    for folder, spec in zip(together, specs, strict=True):
+        alone = extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / "alone"), device="cuda")
+        assert read_manifest(folder).files == read_manifest(alone).files
+    for layer in (0, 1):
+        some, whole = read_layer(together[2], layer), read_layer(together[0], layer)
+        np.testing.assert_array_equal(some.codes, whole.codes[:, some.neurons])

@@ -39,6 +39,8 @@ CLEAN: Tables = {
     ],
 }
 
+CHOSEN_NEURONS = '{"extraction": {"hook": "mlp.hook_post", "neurons": [[0, 0], [0, 1], [1, 0]]}}'
+
 
 def changed(table: str, position: int, **columns: Any) -> Tables:
     """The clean tables with some columns of one row changed."""
@@ -127,6 +129,11 @@ PLANTED: list[tuple[str, Tables, tuple[str, str, str, str]]] = [
         ("error", "abs_pos layer 1", "no results", "at least one fit in probe_fits"),
     ),
     ("row_counts", without("neuron_scores", 3), ("error", "digit layer 1: neurons", "1", "2")),
+    (
+        "row_counts",
+        changed("runs", 0, spec=CHOSEN_NEURONS),
+        ("error", "digit layer 1: neurons", "2", "1"),
+    ),
     (
         "row_counts",
         changed("features", 0, n_test_groups=300),
@@ -325,4 +332,12 @@ def test_the_reference_split_needs_no_validation_rows() -> None:
     tables = {**changed("features", 0, **counts), "runs": [{"split_mode": "reference"}]}
     con = database(**tables)
     assert con.execute("select subject from check_small_classes").fetchall() == []
+    assert con.execute("select subject from check_row_counts").fetchall() == []
+
+
+@pytest.mark.parametrize("neurons", ["null", "[[0, 0], [0, 1], [1, 0]]"])
+def test_layers_of_chosen_neurons_have_as_many_scores(neurons: str) -> None:
+    spec = f'{{"extraction": {{"neurons": {neurons}}}}}'
+    kept = CLEAN if neurons == "null" else without("neuron_scores", 3)
+    con = database(**{**kept, "runs": [{"spec": spec}]})
     assert con.execute("select subject from check_row_counts").fetchall() == []

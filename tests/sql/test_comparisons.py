@@ -11,12 +11,13 @@ from tests.sql.rows import database
 
 
 def three_checkpoints() -> duckdb.DuckDBPyConnection:
-    """Steps 512, 1000 and main of one series, and a run of other data that belongs to none."""
+    """Steps 512, 1000 and main of one series; runs of other data and of chosen neurons belong to none."""
     runs: list[dict[str, Any]] = [
         {"run_id": "c", "revision": "main", "created_at": datetime(2026, 1, 1, tzinfo=UTC)},
         {"run_id": "b", "revision": "step1000", "created_at": datetime(2026, 1, 2, tzinfo=UTC)},
         {"run_id": "a", "revision": "step512", "created_at": datetime(2026, 1, 3, tzinfo=UTC)},
         {"run_id": "x", "revision": "step2000", "dataset_digest": "another"},
+        {"run_id": "y", "revision": "step3000", "spec": '{"extraction": {"neurons": [[0, 0]]}}'},
     ]
     place = {"layer": 0, "neuron": 0}
     scores: list[dict[str, Any]] = [
@@ -40,6 +41,7 @@ def three_checkpoints() -> duckdb.DuckDBPyConnection:
             "test_mcc_high": 0.875,
         },
         {**place, "run_id": "x"},
+        {**place, "run_id": "y"},
     ]
     return database(runs=runs, features=[{"run_id": run["run_id"]} for run in runs], neuron_scores=scores)
 

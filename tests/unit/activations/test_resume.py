@@ -18,13 +18,22 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import faulthandler, json, os, pathlib, random, signal, sys, time
 import torch
-from sparse_probing.activations import extract_dataset
+from sparse_probing.activations import extract_datasets
 from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.models.loading import load_model, resolve_model
 from sparse_probing.store.filesystem import Location
 
 model, dataset, quiet, killed, dtype, kills, seed = sys.argv[1:]
-spec = ExtractionSpec(storage_dtype=dtype, shard_tokens=40, batch_tokens=40, calibration_rows=120)
+common = {"shard_tokens": 40, "batch_tokens": 40, "calibration_rows": 120}
+if dtype == "several":
+    specs = [
+        ExtractionSpec(**common),
+        ExtractionSpec(hook="hook_resid_post", **common),
+        ExtractionSpec(hook="hook_attn_out", storage_dtype="float16", layers=(1,), **common),
+        ExtractionSpec(neurons=((0, 40), (2, 1), (2, 2)), **common),
+    ]
+else:
+    specs = [ExtractionSpec(storage_dtype=dtype, **common)]
 
 def markers(root):
     return sum(1 for _ in pathlib.Path(root).glob("activations/*/*/_s*/*.json"))
@@ -37,7 +46,9 @@ def attempt(root, n_shards, delay):
         faulthandler.dump_traceback_later(60, exit=True)
         try:
             resolved = resolve_model(ModelSpec(id=model, name="tiny"), models_dir=pathlib.Path(model).parent / "models")
-            extract_dataset(Location.open(dataset), resolved, spec, root=Location.open(root))
+            # The quiet run, which all others are compared with, makes each artifact alone.
+            for part in ([[spec] for spec in specs] if root == quiet else [specs]):
+                extract_datasets(Location.open(dataset), resolved, part, root=Location.open(root))
             os._exit(0)
         except BaseException:
             import traceback
@@ -57,7 +68,7 @@ def finished(root):
     out = {}
     for marker in pathlib.Path(root).glob("activations/*/*/_shards/*.json"):
         for name in json.loads(marker.read_text())["files"]:
-            out[name] = (marker.parent.parent / name).stat().st_mtime_ns
+            out[f"{marker.parent.parent.name}/{name}"] = (marker.parent.parent / name).stat().st_mtime_ns
     return out
 
 # Everything that is imported late is imported here, once: children begin with the work itself.
@@ -77,10 +88,9 @@ print(json.dumps({"log": log, "outcome": attempt(killed, None, 0)}))
 
 
 def data_files(root: Path) -> dict[str, bytes]:
-    folder = next(root.glob("activations/*/*"))
     return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
 
@@ -108,20 +118,25 @@ def kill_and_compare(tmp_path: Path, resolved: ResolvedModel, dtype: str, n_kill
     wanted, found = data_files(tmp_path / "quiet"), data_files(tmp_path / "killed")
     assert list(found) == list(wanted)
     assert [name for name in wanted if wanted[name] != found[name]] == []
-    manifests = [
-        json.loads(next((tmp_path / root).glob("activations/*/*/manifest.json")).read_text())
-        for root in ("quiet", "killed")
-    ]
-    for manifest in manifests:
+    quiet, again = (manifests(tmp_path / root) for root in ("quiet", "killed"))
+    assert len(quiet) == (4 if dtype == "several" else 1)
+    assert quiet == again
+
+
+def manifests(root: Path) -> dict[str, dict]:
+    """Without what says when and how long."""
+    found = {str(path.relative_to(root)): json.loads(path.read_text()) for path in root.rglob("manifest.json")}
+    for manifest in found.values():
         manifest["facts"].pop("seconds"), manifest["facts"].pop("tokens_per_second"), manifest.pop("created_at")
-    assert manifests[0] == manifests[1]
+    return found
 
 
-def test_four_kills(tmp_path: Path, resolved: ResolvedModel) -> None:
-    kill_and_compare(tmp_path, resolved, "uint8", 4, seed=int(np.random.SeedSequence().entropy % 2**31))
+@pytest.mark.parametrize("dtype", ["uint8", "several"])
+def test_four_kills(tmp_path: Path, resolved: ResolvedModel, dtype: str) -> None:
+    kill_and_compare(tmp_path, resolved, dtype, 4, seed=int(np.random.SeedSequence().entropy % 2**31))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "several"])
 def test_twenty_kills(tmp_path: Path, resolved: ResolvedModel, dtype: str) -> None:
     kill_and_compare(tmp_path, resolved, dtype, 20, seed=7)

@@ -22,6 +22,7 @@ NEURON = BestNeuron(
     model="tiny",
     revision="main",
     collection="text_features",
+    hook="mlp.hook_post",
     feature="contains_digit",
     layer=3,
     neuron=421,
@@ -62,6 +63,14 @@ def test_rows_are_grouped_by_collection_and_ties_are_told() -> None:
     assert "0.912 (4 tie)" in lines[heads[1] + 1]
     assert "0.900 │" in lines[heads[1] + 1]
     assert "0.050" in lines[heads[1] + 1]
+
+
+def test_hooks_are_told_apart_where_there_are_several() -> None:
+    assert not any("hook_post" in line for line in rendered(NEURON))
+    lines = rendered(NEURON, replace(NEURON, run_id="r2", hook="hook_resid_post"))
+    heads = [line for line in lines if "tiny@main" in line]
+    assert ["mlp.hook_post" in line for line in heads] == [True, False]
+    assert ["hook_resid_post" in line for line in heads] == [False, True]
 
 
 COLUMNS = ("name", "score", "layers", "name")
