@@ -60,12 +60,12 @@ def activations_folder(root: Location, resolved: ResolvedModel, dataset_digest: 
     return root / "activations" / f"{model}@{revision}" / f"{config.short(dataset_digest)}-{config.short(digest)}"
 
 
-def plan_row_bytes(model: nn.Module, resolved: ResolvedModel) -> int:
+def plan_row_bytes(model: nn.Module, resolved: ResolvedModel | None) -> int:
     """Bytes of a row of all MLP neurons of a model, one byte each: what `plan_shards` cuts by.
 
     It is the same whatever is kept, so that all extractions of a model from a dataset have one plan, and can share passes.
     """
-    if resolved.n_layers * resolved.n_neurons:
+    if resolved is not None and resolved.n_layers * resolved.n_neurons:
         return resolved.n_layers * resolved.n_neurons
     names = ("num_hidden_layers", "hidden_size")
     n_layers, width = (getattr(getattr(model, "config", None), name, 0) for name in names)

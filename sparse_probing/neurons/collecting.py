@@ -20,7 +20,7 @@ from torch import nn
 
 from sparse_probing import config
 from sparse_probing.activations.capture import Capture, collate
-from sparse_probing.activations.extraction import activations_digest
+from sparse_probing.activations.extraction import activations_digest, plan_row_bytes
 from sparse_probing.activations.plan import (
     Corpus,
     Shard,
@@ -276,6 +276,11 @@ class _Pass:
     def __init__(
         self, dataset: Location, model: ResolvedModel | nn.Module, spec: ExtractionSpec | None, device: str
     ) -> None:
+        if spec is not None and spec.neurons is not None:
+            raise InputError(
+                f"{len(spec.neurons)} chosen neurons in the spec; a pass without storage tells of whole layers.",
+                remedy="Name extraction.layers instead of extraction.neurons.",
+            )
         self.spec = (spec or ExtractionSpec()).model_copy(update={"storage_dtype": "uint8"})
         resolved = model if isinstance(model, ResolvedModel) else None
         self._model = model if isinstance(model, nn.Module) else load_model(model, device=choose_device(device))
@@ -294,7 +299,9 @@ class _Pass:
         self._points = find_points(self._model, self._hook, self.spec.layers)
         self.layers = tuple(point.layer for point in self._points)
         self.shape = (len(self.layers), self._points[0].width)
-        self.shards = plan_shards(self.corpus, shard_tokens=self.spec.shard_tokens, row_bytes=int(np.prod(self.shape)))
+        self.shards = plan_shards(
+            self.corpus, shard_tokens=self.spec.shard_tokens, row_bytes=plan_row_bytes(self._model, resolved)
+        )
         self._kept: dict[int, list[tuple[NDArray[np.int64], torch.Tensor]]] = {}
 
     def batches(self, shards: Sequence[Shard]) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:

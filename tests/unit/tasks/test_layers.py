@@ -28,6 +28,7 @@ def labels() -> LabelMatrix:
         levels=("token",),
         labels=rng.choice(np.array([-1, 1], np.int8), (N_ROWS, 1)),
         regression_features=(),
+        regression_levels=(),
         targets=np.empty((N_ROWS, 0)),
         split=np.repeat(np.array([0, 1, 2], np.int8), N_ROWS // 3),
         groups=np.arange(N_ROWS) // 2,
