@@ -20,12 +20,13 @@ Floats = NDArray[np.float64]
 N_LEVELS = 256
 MAX_ITERATIONS = 60
 # Columns of a compact table come in multiples of this; a first fit merges as many to one.
-WIDTH_STEP = 64
+WIDTH_STEP = 128
 N_MERGED = 8
 N_BINS = 16
 # A Newton step that moves no score by more than this ends a fit; the error left is of the order of its square.
 TOLERANCE = 1e-4
-_POWERS = np.arange(N_LEVELS, dtype=np.float64)[:, None] ** np.arange(3)
+FIRST_TOLERANCE = 0.03
+_POWERS = np.arange(N_LEVELS, dtype=np.float64) ** np.arange(3)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,8 @@ class Moments:
 
 def power_sums(table: Floats) -> Floats:
     """Sums of counts times level to the powers 0, 1 and 2: (..., 256) counts to (..., 3), exact below 2**53."""
-    sums: Floats = table @ _POWERS
-    return sums
+    # Not a matrix product: its threads would wait for those that score chunks of neurons.
+    return np.stack([np.einsum("...l,l->...", table, power) for power in _POWERS], axis=-1)
 
 
 def moments(positive_sums: Floats, all_sums: Floats) -> Moments:
@@ -107,7 +108,11 @@ class Ground:
     units, squares:
         (n_rows, n_columns) level less its mean, over ten standard deviations, and its square.
     merged_totals, merged_units, merged_squares:
-        The same with every eight columns merged to one.
+        The same with every eight columns merged to one, at the mean of its training rows.
+    n_below:
+        (n_rows, 257) occupied levels below each whole number.
+    following:
+        (n_rows, n_columns) the next column with training rows; the last one, where there is none.
     spread:
         (n_rows, n_columns) 1 / (t (n − t)) with t = summed, and at most 1.
     bin_ends, in_bin:
@@ -122,16 +127,27 @@ class Ground:
     merged_totals: Floats
     merged_units: Floats
     merged_squares: Floats
+    n_below: NDArray[np.int16]
+    following: NDArray[np.int16]
     spread: Floats
     bin_ends: NDArray[np.intp]
     in_bin: Floats
 
     @classmethod
-    def of(cls, levels: Floats, totals: Floats, summed: Floats, about: Moments) -> Ground:
-        """The ground under features whose `about` agree in `n_total`, `mean` and `std`."""
+    def of(cls, occupied: NDArray[np.bool_], levels: Floats, totals: Floats, summed: Floats, about: Moments) -> Ground:
+        """The ground under features whose `about` agree in `n_total`, `mean` and `std`; `occupied` as for `compact`."""
         units = levels - about.mean[:, None]
         units *= ratio(0.1, about.std)[:, None]
-        merged_units = 0.5 * (units[:, ::N_MERGED] + units[:, N_MERGED - 1 :: N_MERGED])
+        merged_totals = _merge(summed)
+        middles = 0.5 * (units[:, ::N_MERGED] + units[:, N_MERGED - 1 :: N_MERGED])
+        within = (totals * units).reshape(len(units), -1, N_MERGED)
+        merged_units = np.divide(np.einsum("ijk->ij", within), merged_totals, out=middles, where=merged_totals > 0)
+        n_below = np.zeros((len(levels), N_LEVELS + 1), np.int16)
+        np.cumsum(occupied, axis=1, out=n_below[:, 1:])
+        last = levels.shape[1] - 1
+        own = np.where(totals > 0, np.arange(last + 1, dtype=np.int16), np.int16(last))
+        following = np.full(own.shape, last, np.int16)
+        following[:, :-1] = np.minimum.accumulate(own[:, :0:-1], axis=1)[:, ::-1]
         spread = about.n_total[:, None] - summed
         spread *= summed
         np.maximum(spread, 1.0, out=spread)
@@ -143,9 +159,11 @@ class Ground:
             summed,
             units,
             units * units,
-            _merge(summed),
+            merged_totals,
             merged_units,
             merged_units * merged_units,
+            n_below,
+            following,
             spread,
             ends,
             in_bin,
@@ -170,7 +188,7 @@ def fit_logistic(positives: Floats, summed: Floats, ground: Ground, about: Momen
     """Balanced L2-regularised logistic regression of each row's class on its level, by Newton's method.
 
     Minimises ½β² + c Σ w_i log(1 + exp(−y_i (α + β u_i))) with u the level over ten times its standard deviation and
-    w_i = n / (2 n_class): scikit-learn's ``LogisticRegression(C=c, class_weight="balanced")``. A first fit, on every
+    w_i = n / (2 n_class): scikit-learn's ``LogisticRegression(C=c, class_weight="balanced")``. A first fit, with every
     eight levels merged to one, gives the start; a step that leaves the directional derivative larger than before is
     halved (for a convex function that is a curvature condition), and a row is done when a Newton step moves no score by
     more than `TOLERANCE`. The slope has the sign of the mean difference (at β = 0 that is the gradient's), and is 0
@@ -184,35 +202,46 @@ def fit_logistic(positives: Floats, summed: Floats, ground: Ground, about: Momen
     weight_positive = ratio(0.5 * about.n_total, about.n_positive)
     weight_negative = ratio(0.5 * about.n_total, about.n_total - about.n_positive)
 
-    def weigh(positive: Floats, total: Floats) -> tuple[Floats, Floats]:
-        target = weight_positive[:, None] * positive
-        mass = total - positive
-        mass *= weight_negative[:, None]
-        mass += target
-        return target, mass
+    def mass(positive: Floats, total: Floats) -> Floats:
+        weighed = (weight_positive - weight_negative)[:, None] * positive
+        weighed += weight_negative[:, None] * total
+        return weighed
 
-    merged = weigh(_merge(summed), ground.merged_totals)
-    start, _ = _newton(*merged, ground.merged_units, ground.merged_squares, None, c, 0.05)
-    solution, converged = _newton(*weigh(positives, ground.totals), ground.units, ground.squares, start, c, TOLERANCE)
+    # What the loss has in it of the labels is linear in the score: exact in the first fit as well.
+    pull = weight_positive * about.n_positive
+    lever = weight_positive * np.einsum("ij,ij->i", positives, ground.units)
+    merged = mass(_merge(summed), ground.merged_totals)
+    start, _ = _newton(pull, lever, merged, ground.merged_units, ground.merged_squares, None, c, FIRST_TOLERANCE)
+    solution, converged = _newton(
+        pull, lever, mass(positives, ground.totals), ground.units, ground.squares, start, c, TOLERANCE
+    )
     slope = solution[:, 1] * ratio(0.1, about.std)
     slope = np.where(slope * about.mean_difference > 0, slope, 0.0)
     return LevelFit(np.where(slope == 0, 0.0, solution[:, 0] - slope * about.mean), slope, converged)
 
 
 def _newton(
-    target: Floats, mass: Floats, units: Floats, squares: Floats, start: Floats | None, c: float, tolerance: float
+    pull: Floats,
+    lever: Floats,
+    mass: Floats,
+    units: Floats,
+    squares: Floats,
+    start: Floats | None,
+    c: float,
+    tolerance: float,
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Newton's method for (α, β) of each row; all arrays (n_rows, n_columns). Solutions, and which rows converged."""
+    """Newton's method for (α, β) of each row: solutions, and which rows converged.
+
+    `pull` and `lever` (n_rows,) are the weights of the positive rows and those times u, summed; `mass` (n_rows, n_columns)
+    are the weights of all rows at each u, `units`.
+    """
     reach = np.maximum(np.abs(units[:, 0]), np.abs(units[:, -1]))
-    pull = np.einsum("ij->i", target)
-    lever = np.einsum("ij,ij->i", target, units)
     n_rows = len(units)
     alpha, beta = (np.zeros(n_rows), np.zeros(n_rows)) if start is None else (start[:, 0].copy(), start[:, 1].copy())
     solution, converged = np.stack([alpha, beta], axis=1), np.zeros(n_rows, bool)
     rows = np.arange(n_rows)
     step_a, step_b, decrement, length = np.zeros(n_rows), np.zeros(n_rows), np.full(n_rows, np.inf), np.ones(n_rows)
-    weighted = np.empty_like(mass)
-    work = target  # no longer needed; its memory is
+    weighted, work = np.empty_like(mass), np.empty_like(mass)
     for _ in range(MAX_ITERATIONS):
         trial_a, trial_b = alpha + length * step_a, beta + length * step_b
         np.multiply(-trial_b[:, None], units, out=work)
@@ -281,9 +310,8 @@ def best_cuts(summed: Floats, ground: Ground, about: Moments) -> Cuts:
     rows = np.arange(len(column))
     informed = strength[rows, column] > 0
     rising = np.where(informed, lever[rows, column] > 0, about.mean_difference > 0)
-    following = np.count_nonzero(ground.summed <= ground.summed[rows, column][:, None], axis=1)
-    following = np.minimum(following, ground.levels.shape[1] - 1)
-    threshold = np.floor(0.5 * (ground.levels[rows, column] + ground.levels[rows, following])) + 0.5
+    following = ground.levels[rows, ground.following[rows, column]]
+    threshold = np.floor(0.5 * (ground.levels[rows, column] + following)) + 0.5
     # A neuron without information never fires.
     never = np.where(rising, N_LEVELS - 0.5, -0.5)
     return Cuts(np.where(informed, threshold, never), np.where(rising, 1, -1).astype(np.int8))

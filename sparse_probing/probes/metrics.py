@@ -89,6 +89,9 @@ class Margin:
     ----------
     totals, summed:
         (n_rows, n_columns) float64 counts, and their cumulative sums along the columns.
+    beaten:
+        (n_rows, n_columns) samples that one in this column ranks above where the score falls along the columns: those in
+        the columns after it, and half of those in its own.
     up_to, from_on:
         One over the samples in the columns up to this one, and from this one on; 0 where there are none.
     first, last:
@@ -97,6 +100,7 @@ class Margin:
 
     totals: Floats
     summed: Floats
+    beaten: Floats
     up_to: Floats
     from_on: Floats
     first: NDArray[np.intp]
@@ -115,8 +119,9 @@ class Margin:
             inverse -= empty
             parts.append(inverse)
         occupied = totals > 0
+        rest -= 0.5 * totals
         last = occupied.shape[1] - 1 - occupied[:, ::-1].argmax(axis=1)
-        return cls(totals, summed, parts[0], parts[1], occupied.argmax(axis=1), last)
+        return cls(totals, summed, rest, parts[0], parts[1], occupied.argmax(axis=1), last)
 
 
 def curve_metrics(positives: Floats, totals: Floats) -> dict[str, Floats]:
@@ -156,10 +161,9 @@ def both_curves(
     precision *= margin.from_on
     rising = np.einsum("ij,ij->i", positives, precision)
     rising_before = positives[rows, margin.last] + np.einsum("ij,ij->i", positives[:, :-1], precision[:, 1:])
-    # A sample ranks below the positives above it and half of those it ties with; summed over all samples, less the
-    # same sum over positives, which is half the square of their number.
-    above = np.einsum("ij,ij->i", margin.totals, summed) - 0.5 * np.einsum("ij,ij->i", margin.totals, positives)
-    pairs, all_pairs = above - 0.5 * n_positive * n_positive, n_positive * (n_total - n_positive)
+    # Of the samples that positives rank above, the positive ones are half the square of their number.
+    pairs = np.einsum("ij,ij->i", positives, margin.beaten) - 0.5 * n_positive * n_positive
+    all_pairs = n_positive * (n_total - n_positive)
     empty = n_total == 0
     found = []
     for won, steps, before in ((pairs, falling, falling_before), (all_pairs - pairs, rising, rising_before)):

@@ -337,7 +337,9 @@ def _score_chunk(
                 Margin.of(*room.gather(f"totals of {name}", table[column], columns))
                 for name, table in zip(SPLITS, counted, strict=True)
             ]
-            ground = Ground.of(levels, margins[0].totals, margins[0].summed, _pick(about[alike[0]], neurons))
+            ground = Ground.of(
+                occupied[neurons], levels, margins[0].totals, margins[0].summed, _pick(about[alike[0]], neurons)
+            )
             for feature in alike:
                 tables = [
                     room.gather(name, table[positive[feature]], columns)
@@ -380,9 +382,9 @@ def _score_rows(
     flat, rising, best_rising = fit.slope == 0, fit.slope > 0, cuts.direction > 0
     crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, 1.0, fit.slope))
     # A level at the crossing itself has score 0, which is not positive.
-    crossing = np.where(rising, np.nextafter(crossing, np.inf), crossing)
-    out["confusion"] = _confusion(ground.levels, crossing, rising, tables, margins)
-    out["best_confusion"] = _confusion(ground.levels, cuts.threshold, best_rising, tables, margins)
+    whole = np.where(rising, np.floor(crossing) + 1, np.ceil(crossing))
+    out["confusion"] = _confusion(ground.n_below, whole, rising, tables, margins)
+    out["best_confusion"] = _confusion(ground.n_below, np.ceil(cuts.threshold), best_rising, tables, margins)
     tied = np.flatnonzero(flat)
     for name, (plain, up_to), margin in zip(SPLITS, tables, margins, strict=True):
         down, up = both_curves(plain, up_to, margin, work)
@@ -396,7 +398,7 @@ def _score_rows(
 
 
 def _confusion(
-    levels: Floats,
+    n_below: NDArray[np.int16],
     threshold: Floats,
     rising: NDArray[np.bool_],
     tables: list[tuple[Floats, Floats]],
@@ -404,10 +406,11 @@ def _confusion(
 ) -> Floats:
     """(4, n_splits, n_rows) true and false positives, false and true negatives of "level on the threshold's one side".
 
-    That is above the threshold where `rising`, else below it.
+    That is at or above the threshold, a whole number, where `rising`, else below it; `n_below` as in `Ground`.
     """
-    n_below = np.count_nonzero(levels < threshold[:, None], axis=1)
-    rows, last, some = np.arange(len(n_below)), np.maximum(n_below - 1, 0), n_below > 0
+    rows = np.arange(len(threshold))
+    n_columns = n_below[rows, np.clip(threshold, 0, N_LEVELS).astype(np.intp)]
+    last, some = np.maximum(n_columns - 1, 0), n_columns > 0
     parts = []
     for (_, summed), margin in zip(tables, margins, strict=True):
         below_positive = np.where(some, summed[rows, last], 0.0)
