@@ -18,6 +18,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.errors import DataError
+from sparse_probing.probes.workspace import Workspace
 from sparse_probing.schemas import SPLITS
 
 N_LEVELS = 256
@@ -131,15 +132,29 @@ def _stretch(index: NDArray[np.intp]) -> slice | NDArray[np.intp]:
     return slice(first, last + 1) if last - first + 1 == len(index) else index
 
 
-def count_tables(codes: Codes, columns: LabelColumns, neurons: slice) -> list[NDArray[np.int32]]:
-    """Count a chunk of neurons: one (n_columns, n_chunk, 256) table per split."""
-    return [_count(codes, neurons, rows, members) for rows, members in zip(columns.rows, columns.members, strict=True)]
+def count_tables(
+    codes: Codes, columns: LabelColumns, neurons: slice, room: Workspace | None = None
+) -> list[NDArray[np.int32]]:
+    """Count a chunk of neurons: one (n_columns, n_chunk, 256) table per split, in arrays of `room`."""
+    room = room or Workspace()
+    tables = []
+    for code, (rows, members) in enumerate(zip(columns.rows, columns.members, strict=True)):
+        shape = (len(members), neurons.stop - neurons.start, N_LEVELS)
+        total: NDArray[np.int32] = room.array(f"counts {code}", shape, np.int32)  # type: ignore[assignment]
+        total.fill(0)
+        _count(codes, neurons, rows, members, total, room)
+        tables.append(total)
+    return tables
 
 
 def _count(
-    codes: Codes, neurons: slice, rows: NDArray[np.intp], members: tuple[slice | NDArray[np.intp], ...]
-) -> NDArray[np.int32]:
-    total = np.zeros((len(members), neurons.stop - neurons.start, N_LEVELS), np.int32)
+    codes: Codes,
+    neurons: slice,
+    rows: NDArray[np.intp],
+    members: tuple[slice | NDArray[np.intp], ...],
+    total: NDArray[np.int32],
+    room: Workspace,
+) -> None:
     # Few neurons at a time, so that their table stays in the processor's cache; a block of rows bounds the memory.
     width = min(_CHUNK_NEURONS, total.shape[1])
     block = max(1, min(len(rows), _COUNT_ENTRIES // width))
@@ -151,7 +166,7 @@ def _count(
         for top in range(0, len(rows), block):
             some = rows[top : top + block]
             chosen = codes[some, neurons.start + start : neurons.start + stop]
-            entries = np.add(chosen, base[: stop - start], dtype=np.int32)
+            entries = np.add(chosen, base[: stop - start], out=room.array("entries", chosen.shape, np.int32))
             for column, index in enumerate(members):
                 cells = entries[_within(index, top, len(some))]
                 if not len(cells):
@@ -162,7 +177,6 @@ def _count(
                 )
                 counted = (one_hot @ ones[: len(cells)]).reshape(-1, N_LEVELS)
                 total[column, start:stop] += counted
-    return total
 
 
 def _within(index: slice | NDArray[np.intp], top: int, size: int) -> slice | NDArray[np.intp]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_probing.probes.metrics import ratio
+from sparse_probing.probes.workspace import Workspace
 
 Floats = NDArray[np.float64]
 N_LEVELS = 256
@@ -134,13 +135,21 @@ class Ground:
     in_bin: Floats
 
     @classmethod
-    def of(cls, occupied: NDArray[np.bool_], levels: Floats, totals: Floats, summed: Floats, about: Moments) -> Ground:
+    def of(
+        cls,
+        occupied: NDArray[np.bool_],
+        levels: Floats,
+        totals: Floats,
+        summed: Floats,
+        about: Moments,
+        room: Workspace,
+    ) -> Ground:
         """The ground under features whose `about` agree in `n_total`, `mean` and `std`; `occupied` as for `compact`."""
-        units = levels - about.mean[:, None]
+        units = np.subtract(levels, about.mean[:, None], out=room.floats("units", levels.shape))
         units *= ratio(0.1, about.std)[:, None]
         merged_totals = _merge(summed)
         middles = 0.5 * (units[:, ::N_MERGED] + units[:, N_MERGED - 1 :: N_MERGED])
-        within = (totals * units).reshape(len(units), -1, N_MERGED)
+        within = np.multiply(totals, units, out=room.floats("work", levels.shape)).reshape(len(units), -1, N_MERGED)
         merged_units = np.divide(np.einsum("ijk->ij", within), merged_totals, out=middles, where=merged_totals > 0)
         n_below = np.zeros((len(levels), N_LEVELS + 1), np.int16)
         np.cumsum(occupied, axis=1, out=n_below[:, 1:])
@@ -148,7 +157,7 @@ class Ground:
         own = np.where(totals > 0, np.arange(last + 1, dtype=np.int16), np.int16(last))
         following = np.full(own.shape, last, np.int16)
         following[:, :-1] = np.minimum.accumulate(own[:, :0:-1], axis=1)[:, ::-1]
-        spread = about.n_total[:, None] - summed
+        spread = np.subtract(about.n_total[:, None], summed, out=room.floats("spread", levels.shape))
         spread *= summed
         np.maximum(spread, 1.0, out=spread)
         np.reciprocal(spread, out=spread)
@@ -158,7 +167,7 @@ class Ground:
             totals,
             summed,
             units,
-            units * units,
+            np.multiply(units, units, out=room.floats("squares", levels.shape)),
             merged_totals,
             merged_units,
             merged_units * merged_units,
@@ -184,7 +193,9 @@ class LevelFit:
     converged: NDArray[np.bool_]
 
 
-def fit_logistic(positives: Floats, summed: Floats, ground: Ground, about: Moments, c: float) -> LevelFit:
+def fit_logistic(
+    positives: Floats, summed: Floats, ground: Ground, about: Moments, c: float, room: Workspace
+) -> LevelFit:
     """Balanced L2-regularised logistic regression of each row's class on its level, by Newton's method.
 
     Minimises ½β² + c Σ w_i log(1 + exp(−y_i (α + β u_i))) with u the level over ten times its standard deviation and
@@ -203,17 +214,18 @@ def fit_logistic(positives: Floats, summed: Floats, ground: Ground, about: Momen
     weight_negative = ratio(0.5 * about.n_total, about.n_total - about.n_positive)
 
     def mass(positive: Floats, total: Floats) -> Floats:
-        weighed = (weight_positive - weight_negative)[:, None] * positive
-        weighed += weight_negative[:, None] * total
+        weighed, negative = room.floats("mass", positive.shape), room.floats("work", positive.shape)
+        np.multiply((weight_positive - weight_negative)[:, None], positive, out=weighed)
+        weighed += np.multiply(weight_negative[:, None], total, out=negative)
         return weighed
 
     # What the loss has in it of the labels is linear in the score: exact in the first fit as well.
     pull = weight_positive * about.n_positive
     lever = weight_positive * np.einsum("ij,ij->i", positives, ground.units)
     merged = mass(_merge(summed), ground.merged_totals)
-    start, _ = _newton(pull, lever, merged, ground.merged_units, ground.merged_squares, None, c, FIRST_TOLERANCE)
+    start, _ = _newton(pull, lever, merged, ground.merged_units, ground.merged_squares, None, c, FIRST_TOLERANCE, room)
     solution, converged = _newton(
-        pull, lever, mass(positives, ground.totals), ground.units, ground.squares, start, c, TOLERANCE
+        pull, lever, mass(positives, ground.totals), ground.units, ground.squares, start, c, TOLERANCE, room
     )
     slope = solution[:, 1] * ratio(0.1, about.std)
     slope = np.where(slope * about.mean_difference > 0, slope, 0.0)
@@ -229,6 +241,7 @@ def _newton(
     start: Floats | None,
     c: float,
     tolerance: float,
+    room: Workspace,
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Newton's method for (α, β) of each row: solutions, and which rows converged.
 
@@ -241,7 +254,8 @@ def _newton(
     solution, converged = np.stack([alpha, beta], axis=1), np.zeros(n_rows, bool)
     rows = np.arange(n_rows)
     step_a, step_b, decrement, length = np.zeros(n_rows), np.zeros(n_rows), np.full(n_rows, np.inf), np.ones(n_rows)
-    weighted, work = np.empty_like(mass), np.empty_like(mass)
+    weighted, work = room.floats("weighted", mass.shape), room.floats("work", mass.shape)
+    turn = 0
     for _ in range(MAX_ITERATIONS):
         trial_a, trial_b = alpha + length * step_a, beta + length * step_b
         np.multiply(-trial_b[:, None], units, out=work)
@@ -279,7 +293,11 @@ def _newton(
             rows, alpha, beta, length = rows[keep], alpha[keep], beta[keep], length[keep]
             step_a, step_b, decrement = step_a[keep], step_b[keep], decrement[keep]
             reach, pull, lever = reach[keep], pull[keep], lever[keep]
-            mass, units, squares = mass[keep], units[keep], squares[keep]
+            turn = 1 - turn
+            mass, units, squares = (
+                np.take(part, keep, axis=0, out=room.floats(f"{name} {turn}", (len(keep), part.shape[1])), mode="clip")
+                for name, part in (("mass", mass), ("units", units), ("squares", squares))
+            )
             work, weighted = work[: len(keep)], weighted[: len(keep)]
     solution[rows, 0], solution[rows, 1] = alpha, beta
     return solution, converged
@@ -296,15 +314,16 @@ class Cuts:
     direction: NDArray[np.int8]
 
 
-def best_cuts(summed: Floats, ground: Ground, about: Moments) -> Cuts:
+def best_cuts(summed: Floats, ground: Ground, about: Moments, room: Workspace) -> Cuts:
     """The threshold and direction of the highest Matthews correlation, midway between the levels on its two sides.
 
     The correlation of "in the columns up to this one" with the positive class is (n·p − P·t)/√(P N t (n − t)), with p
     positives and t samples in those columns: one pass over the cumulative counts `summed` gives every threshold's.
     """
-    lever = about.n_positive[:, None] * ground.summed
-    lever -= about.n_total[:, None] * summed
-    strength = lever * lever
+    lever, strength = room.floats("work", summed.shape), room.floats("weighted", summed.shape)
+    np.multiply(about.n_positive[:, None], ground.summed, out=lever)
+    lever -= np.multiply(about.n_total[:, None], summed, out=strength)
+    np.multiply(lever, lever, out=strength)
     strength *= ground.spread
     column = strength.argmax(axis=1)
     rows = np.arange(len(column))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.errors import DataError
+from sparse_probing.probes.workspace import Workspace
 from sparse_probing.schemas import CLASSIFICATION_METRICS, REGRESSION_METRICS
 
 Floats = NDArray[np.float64]
@@ -107,19 +108,20 @@ class Margin:
     last: NDArray[np.intp]
 
     @classmethod
-    def of(cls, totals: Floats, summed: Floats) -> Margin:
-        """The margin of counts whose cumulative sums are at hand."""
-        rest = summed[:, -1:] - summed
+    def of(cls, totals: Floats, summed: Floats, room: Workspace | None = None, name: str = "") -> Margin:
+        """The margin of counts whose cumulative sums are at hand, in arrays of `room` under names with `name`."""
+        room = room or Workspace()
+        rest = np.subtract(summed[:, -1:], summed, out=room.floats(f"rest {name}", totals.shape))
         rest += totals
         parts = []
-        for samples in (summed, rest):
+        for part, samples in (("up to", summed), ("from on", rest)):
             empty = samples == 0
-            inverse = samples + empty
+            inverse = np.add(samples, empty, out=room.floats(f"{part} {name}", totals.shape))
             np.reciprocal(inverse, out=inverse)
             inverse -= empty
             parts.append(inverse)
         occupied = totals > 0
-        rest -= 0.5 * totals
+        rest -= np.multiply(totals, 0.5, out=room.floats("work", totals.shape))
         last = occupied.shape[1] - 1 - occupied[:, ::-1].argmax(axis=1)
         return cls(totals, summed, rest, parts[0], parts[1], occupied.argmax(axis=1), last)
 

@@ -7,7 +7,6 @@ permutation nulls are elsewhere.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +39,7 @@ from sparse_probing.probes.levels import (
 )
 from sparse_probing.probes.metrics import Margin, both_curves, curve_metrics, threshold_metrics
 from sparse_probing.probes.splits import group_split
+from sparse_probing.probes.workspace import Workspace, workspace
 from sparse_probing.schemas import SCORE_METRICS, SPLITS
 
 Floats = NDArray[np.float64]
@@ -191,18 +191,16 @@ def score_features(
     n_chunks = -(-n_chunks // workers) * workers if n_chunks > 1 else 1
     chunk = max(1, -(-table.shape[1] // n_chunks))
     chunks = [slice(start, min(start + chunk, table.shape[1])) for start in range(0, table.shape[1], chunk)]
-    rooms = [_Workspace() for _ in range(min(workers, len(chunks)))]
 
     def score(neurons: slice) -> list[dict[str, NDArray[Any]]]:
-        room = rooms.pop()
-        scored = _score_chunk(count_tables(table, columns, neurons), columns.positive, columns.labelled, room, c)
-        rooms.append(room)
-        return scored
+        with workspace() as room:
+            counted = count_tables(table, columns, neurons, room)
+            return _score_chunk(counted, columns.positive, columns.labelled, room, c)
 
-    if len(rooms) == 1:
+    if min(workers, len(chunks)) == 1:
         scored_chunks = list(map(score, chunks))
     else:
-        with ThreadPoolExecutor(len(rooms)) as pool:
+        with ThreadPoolExecutor(min(workers, len(chunks))) as pool:
             scored_chunks = list(pool.map(score, chunks))
     sizes = _class_sizes(labels, codes)
     return [
@@ -225,11 +223,12 @@ def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
             f"Training counts hold {sizes[0, 1]} positive and {sizes[0, 0]} negative samples; a probe needs both.",
             remedy="Count more shards, or split otherwise.",
         )
-    room, scored = _Workspace(), []
-    for start in range(0, counts.n_neurons, _BLOCK_NEURONS):
-        negative, positive = np.moveaxis(counts.counts[:, :, start : start + _BLOCK_NEURONS], 1, 0)
-        tables = list(np.stack([negative + positive, positive], axis=1))
-        scored.append(_score_chunk(tables, (1,), (0,), room, c)[0])
+    scored = []
+    with workspace() as room:
+        for start in range(0, counts.n_neurons, _BLOCK_NEURONS):
+            negative, positive = np.moveaxis(counts.counts[:, :, start : start + _BLOCK_NEURONS], 1, 0)
+            tables = list(np.stack([negative + positive, positive], axis=1))
+            scored.append(_score_chunk(tables, (1,), (0,), room, c)[0])
     return _assemble(_joined(scored), counts.offset, counts.scale, sizes)
 
 
@@ -278,34 +277,21 @@ def _class_sizes(labels: NDArray[np.int8], split: NDArray[np.int8]) -> NDArray[n
     return np.asarray(np.moveaxis(np.array(per_split), -1, 0), np.int64)
 
 
-class _Workspace:
-    """Memory for the tables of one chunk, kept from chunk to chunk: fresh memory costs more than the sums."""
-
-    def __init__(self) -> None:
-        self._flat: dict[str, NDArray[Any]] = {}
-
-    def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float64) -> NDArray[Any]:
-        """An array of that name, its content undefined."""
-        size = math.prod(shape)
-        if name not in self._flat or self._flat[name].size < size:
-            self._flat[name] = np.empty(size, dtype)
-        return self._flat[name][:size].reshape(shape)
-
-    def gather(self, name: str, counted: NDArray[Any], cells: NDArray[np.intp]) -> tuple[Floats, Floats]:
-        """Counts in some cells as floats, and their cumulative sums along the columns."""
-        whole = self.array(f"whole {counted.dtype}", cells.shape, counted.dtype.type)
-        # With "clip" numpy writes to `out` without a buffer between; no cell lies outside.
-        np.take(counted.reshape(-1), cells, out=whole, mode="clip")
-        plain, summed = self.array(name, cells.shape), self.array(f"summed {name}", cells.shape)
-        np.copyto(plain, whole)
-        # In integers, which is several times faster than in floats.
-        np.cumsum(whole, axis=1, out=whole)
-        np.copyto(summed, whole)
-        return plain, summed
+def _gather(name: str, counted: NDArray[Any], cells: NDArray[np.intp], room: Workspace) -> tuple[Floats, Floats]:
+    """Counts in some cells as floats, and their cumulative sums along the columns, in arrays of `room` of that name."""
+    whole = room.array("whole", cells.shape, counted.dtype)
+    # With "clip" numpy writes to `out` without a buffer between; no cell lies outside.
+    np.take(counted.reshape(-1), cells, out=whole, mode="clip")
+    plain, summed = room.floats(name, cells.shape), room.floats(f"summed {name}", cells.shape)
+    np.copyto(plain, whole)
+    # In integers, which is several times faster than in floats.
+    np.cumsum(whole, axis=1, out=whole)
+    np.copyto(summed, whole)
+    return plain, summed
 
 
 def _score_chunk(
-    counted: list[NDArray[Any]], positive: tuple[int, ...], labelled: tuple[int, ...], room: _Workspace, c: float
+    counted: list[NDArray[Any]], positive: tuple[int, ...], labelled: tuple[int, ...], room: Workspace, c: float
 ) -> list[dict[str, NDArray[Any]]]:
     """Each feature's quantities for a chunk of neurons, in units of levels, under flat names; neurons come last.
 
@@ -320,7 +306,9 @@ def _score_chunk(
         Each feature's columns.
     """
     n_neurons = counted[0].shape[1]
-    sums = power_sums(counted[0].astype(np.float64))
+    exact = room.floats("exact", counted[0].shape)
+    np.copyto(exact, counted[0])
+    sums = power_sums(exact)
     about = [moments(sums[p], sums[t]) for p, t in zip(positive, labelled, strict=True)]
     out: list[dict[str, NDArray[Any]]] = [
         {"std": one.std, "mean_difference": one.mean_difference, "f_statistic": one.f_statistic} for one in about
@@ -334,19 +322,18 @@ def _score_chunk(
             columns, levels = compact(occupied[neurons], int(one))
             columns += (neurons * N_LEVELS)[:, None]
             margins = [
-                Margin.of(*room.gather(f"totals of {name}", table[column], columns))
+                Margin.of(*_gather(f"totals of {name}", table[column], columns, room), room, name)
                 for name, table in zip(SPLITS, counted, strict=True)
             ]
             ground = Ground.of(
-                occupied[neurons], levels, margins[0].totals, margins[0].summed, _pick(about[alike[0]], neurons)
+                occupied[neurons], levels, margins[0].totals, margins[0].summed, _pick(about[alike[0]], neurons), room
             )
             for feature in alike:
                 tables = [
-                    room.gather(name, table[positive[feature]], columns)
+                    _gather(name, table[positive[feature]], columns, room)
                     for name, table in zip(SPLITS, counted, strict=True)
                 ]
-                work = room.array("work", columns.shape)
-                scored = _score_rows(tables, margins, ground, _pick(about[feature], neurons), c, work)
+                scored = _score_rows(tables, margins, ground, _pick(about[feature], neurons), c, room)
                 for name, value in scored.items():
                     whole = out[feature].setdefault(name, np.empty((*value.shape[:-1], n_neurons), value.dtype))
                     whole[..., neurons] = value
@@ -364,12 +351,12 @@ def _score_rows(
     ground: Ground,
     about: Moments,
     c: float,
-    work: Floats,
+    room: Workspace,
 ) -> dict[str, NDArray[Any]]:
     """Fits, cuts and metrics of one feature; `tables` are counts of positives and their cumulative sums by split."""
     positives, summed = tables[0]
-    fit = fit_logistic(positives, summed, ground, about, c)
-    cuts = best_cuts(summed, ground, about)
+    fit = fit_logistic(positives, summed, ground, about, c, room)
+    cuts = best_cuts(summed, ground, about, room)
     out: dict[str, NDArray[Any]] = {
         "intercept": fit.intercept,
         "slope": fit.slope,
@@ -385,7 +372,7 @@ def _score_rows(
     whole = np.where(rising, np.floor(crossing) + 1, np.ceil(crossing))
     out["confusion"] = _confusion(ground.n_below, whole, rising, tables, margins)
     out["best_confusion"] = _confusion(ground.n_below, np.ceil(cuts.threshold), best_rising, tables, margins)
-    tied = np.flatnonzero(flat)
+    tied, work = np.flatnonzero(flat), room.floats("work", ground.levels.shape)
     for name, (plain, up_to), margin in zip(SPLITS, tables, margins, strict=True):
         down, up = both_curves(plain, up_to, margin, work)
         for metric in SCORE_METRICS:
