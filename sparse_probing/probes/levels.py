@@ -1,7 +1,7 @@
 """One-neuron probes from class-by-level counts, for many neurons at once.
 
-Rows here are neurons. Columns are the levels that occur in a row, rising (`compact`). Quantities are in units of levels;
-`single` turns them into activations. Nothing here counts samples or checks input.
+Rows here are neurons, columns the 256 levels, rising. Quantities are in units of levels; `single` turns them into
+activations. Nothing here counts samples or checks input.
 
 Every sum along a row is taken row by row (no matrix products of rounded numbers), so that a row's results do not depend
 on which rows it is worked on with.
@@ -20,8 +20,7 @@ from sparse_probing.probes.workspace import Workspace
 Floats = NDArray[np.float64]
 N_LEVELS = 256
 MAX_ITERATIONS = 60
-# Columns of a compact table come in multiples of this; a first fit merges as many to one.
-WIDTH_STEP = 128
+# Levels merged to one in a first fit.
 N_MERGED = 8
 N_BINS = 16
 # A Newton step that moves no score by more than this ends a fit; the error left is of the order of its square.
@@ -70,57 +69,26 @@ def moments(positive_sums: Floats, all_sums: Floats) -> Moments:
     return Moments(n_positive, n_total, mean, ratio(np.sqrt(spread), n_total), difference, f_statistic)
 
 
-def compact(occupied: NDArray[np.bool_], width: int) -> tuple[NDArray[np.intp], Floats]:
-    """The occupied levels of each neuron, without the others.
-
-    Parameters
-    ----------
-    occupied:
-        (n_neurons, 256) which levels have samples: at most `width` for each neuron.
-
-    Returns
-    -------
-    columns:
-        (n_neurons, width) rising levels; neurons with fewer end in an unoccupied one, repeated.
-    levels:
-        (n_neurons, width) the same as floats; 255 in the repeated columns.
-    """
-    n_neurons = len(occupied)
-    cell = np.flatnonzero(occupied)
-    neuron, level = cell >> 8, cell & 255
-    counts = np.bincount(neuron, minlength=n_neurons)
-    target = np.arange(len(cell)) + (np.arange(n_neurons) * width - np.cumsum(counts) + counts)[neuron]
-    columns = np.repeat(np.argmin(occupied, axis=1), width)
-    levels = np.full(n_neurons * width, N_LEVELS - 1.0)
-    columns[target], levels[target] = level, level
-    return columns.reshape(n_neurons, width), levels.reshape(n_neurons, width)
-
-
 @dataclass(frozen=True, eq=False)
 class Ground:
     """What one-neuron probes of several features with the same labelled training rows have in common.
 
     Attributes
     ----------
-    levels:
-        (n_rows, n_columns) rising.
     totals, summed:
-        (n_rows, n_columns) training rows at each level, and up to it.
+        (n_rows, 256) training rows at each level, and up to it.
     units, squares:
-        (n_rows, n_columns) level less its mean, over ten standard deviations, and its square.
+        (n_rows, 256) level less its mean, over ten standard deviations, and its square.
     merged_totals, merged_units, merged_squares:
-        The same with every eight columns merged to one, at the mean of its training rows.
-    n_below:
-        (n_rows, 257) occupied levels below each whole number.
+        The same with every eight levels merged to one, at the mean of its training rows.
     following:
-        (n_rows, n_columns) the next column with training rows; the last one, where there is none.
+        (n_rows, 256) the next level with training rows; the last one, where there is none.
     spread:
-        (n_rows, n_columns) 1 / (t (n − t)) with t = summed, and at most 1.
+        (n_rows, 256) 1 / (t (n − t)) with t = summed, and at most 1.
     bin_ends, in_bin:
-        (n_rows, 16) last column of each bin of nearly equal frequency, and training rows in it.
+        (n_rows, 16) last level of each bin of nearly equal frequency, and training rows in it.
     """
 
-    levels: Floats
     totals: Floats
     summed: Floats
     units: Floats
@@ -128,59 +96,46 @@ class Ground:
     merged_totals: Floats
     merged_units: Floats
     merged_squares: Floats
-    n_below: NDArray[np.int16]
     following: NDArray[np.int16]
     spread: Floats
     bin_ends: NDArray[np.intp]
     in_bin: Floats
 
     @classmethod
-    def of(
-        cls,
-        occupied: NDArray[np.bool_],
-        levels: Floats,
-        totals: Floats,
-        summed: Floats,
-        about: Moments,
-        room: Workspace,
-    ) -> Ground:
-        """The ground under features whose `about` agree in `n_total`, `mean` and `std`; `occupied` as for `compact`."""
-        units = np.subtract(levels, about.mean[:, None], out=room.floats("units", levels.shape))
+    def of(cls, totals: Floats, summed: Floats, about: Moments, room: Workspace) -> Ground:
+        """The ground under features whose `about` agree in `n_total`, `mean` and `std`."""
+        units = np.subtract(_POWERS[1], about.mean[:, None], out=room.floats("units", totals.shape))
         units *= ratio(0.1, about.std)[:, None]
         merged_totals = _merge(summed)
         middles = 0.5 * (units[:, ::N_MERGED] + units[:, N_MERGED - 1 :: N_MERGED])
-        within = np.multiply(totals, units, out=room.floats("work", levels.shape)).reshape(len(units), -1, N_MERGED)
+        within = np.multiply(totals, units, out=room.floats("work", totals.shape)).reshape(len(units), -1, N_MERGED)
         merged_units = np.divide(np.einsum("ijk->ij", within), merged_totals, out=middles, where=merged_totals > 0)
-        n_below = np.zeros((len(levels), N_LEVELS + 1), np.int16)
-        np.cumsum(occupied, axis=1, out=n_below[:, 1:])
-        last = levels.shape[1] - 1
-        own = np.where(totals > 0, np.arange(last + 1, dtype=np.int16), np.int16(last))
+        last = np.int16(N_LEVELS - 1)
+        own = np.where(totals > 0, np.arange(N_LEVELS, dtype=np.int16), last)
         following = np.full(own.shape, last, np.int16)
         following[:, :-1] = np.minimum.accumulate(own[:, :0:-1], axis=1)[:, ::-1]
-        spread = np.subtract(about.n_total[:, None], summed, out=room.floats("spread", levels.shape))
+        spread = np.subtract(about.n_total[:, None], summed, out=room.floats("spread", totals.shape))
         spread *= summed
         np.maximum(spread, 1.0, out=spread)
         np.reciprocal(spread, out=spread)
         ends, in_bin = frequency_bins(summed)
         return cls(
-            levels,
-            totals,
-            summed,
-            units,
-            np.multiply(units, units, out=room.floats("squares", levels.shape)),
-            merged_totals,
-            merged_units,
-            merged_units * merged_units,
-            n_below,
-            following,
-            spread,
-            ends,
-            in_bin,
+            totals=totals,
+            summed=summed,
+            units=units,
+            squares=np.multiply(units, units, out=room.floats("squares", totals.shape)),
+            merged_totals=merged_totals,
+            merged_units=merged_units,
+            merged_squares=merged_units * merged_units,
+            following=following,
+            spread=spread,
+            bin_ends=ends,
+            in_bin=in_bin,
         )
 
 
 def _merge(summed: Floats) -> Floats:
-    """Counts in every eight columns together, from cumulative sums."""
+    """Counts in every eight levels together, from cumulative sums."""
     return np.diff(summed[:, N_MERGED - 1 :: N_MERGED], axis=1, prepend=0.0)
 
 
@@ -208,7 +163,7 @@ def fit_logistic(
     Parameters
     ----------
     positives, summed:
-        (n_rows, n_columns) positive training rows at each level, and up to it.
+        (n_rows, 256) positive training rows at each level, and up to it.
     """
     weight_positive = ratio(0.5 * about.n_total, about.n_positive)
     weight_negative = ratio(0.5 * about.n_total, about.n_total - about.n_positive)
@@ -317,8 +272,8 @@ class Cuts:
 def best_cuts(summed: Floats, ground: Ground, about: Moments, room: Workspace) -> Cuts:
     """The threshold and direction of the highest Matthews correlation, midway between the levels on its two sides.
 
-    The correlation of "in the columns up to this one" with the positive class is (n·p − P·t)/√(P N t (n − t)), with p
-    positives and t samples in those columns: one pass over the cumulative counts `summed` gives every threshold's.
+    The correlation of "level up to this one" with the positive class is (n·p − P·t)/√(P N t (n − t)), with p
+    positives and t samples there: one pass over the cumulative counts `summed` gives every threshold's.
     """
     lever, strength = room.floats("work", summed.shape), room.floats("weighted", summed.shape)
     np.multiply(about.n_positive[:, None], ground.summed, out=lever)
@@ -329,8 +284,7 @@ def best_cuts(summed: Floats, ground: Ground, about: Moments, room: Workspace) -
     rows = np.arange(len(column))
     informed = strength[rows, column] > 0
     rising = np.where(informed, lever[rows, column] > 0, about.mean_difference > 0)
-    following = ground.levels[rows, ground.following[rows, column]]
-    threshold = np.floor(0.5 * (ground.levels[rows, column] + following)) + 0.5
+    threshold = np.floor(0.5 * (column + ground.following[rows, column])) + 0.5
     # A neuron without information never fires.
     never = np.where(rising, N_LEVELS - 0.5, -0.5)
     return Cuts(np.where(informed, threshold, never), np.where(rising, 1, -1).astype(np.int8))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,9 @@ from sparse_probing.probes.counts import (
     quantise,
 )
 from sparse_probing.probes.levels import (
-    WIDTH_STEP,
     Ground,
     Moments,
     best_cuts,
-    compact,
     fit_logistic,
     moments,
     mutual_information,
@@ -277,16 +275,12 @@ def _class_sizes(labels: NDArray[np.int8], split: NDArray[np.int8]) -> NDArray[n
     return np.asarray(np.moveaxis(np.array(per_split), -1, 0), np.int64)
 
 
-def _gather(name: str, counted: NDArray[Any], cells: NDArray[np.intp], room: Workspace) -> tuple[Floats, Floats]:
-    """Counts in some cells as floats, and their cumulative sums along the columns, in arrays of `room` of that name."""
-    whole = room.array("whole", cells.shape, counted.dtype)
-    # With "clip" numpy writes to `out` without a buffer between; no cell lies outside.
-    np.take(counted.reshape(-1), cells, out=whole, mode="clip")
-    plain, summed = room.floats(name, cells.shape), room.floats(f"summed {name}", cells.shape)
-    np.copyto(plain, whole)
+def _summed(name: str, counted: NDArray[Any], room: Workspace) -> tuple[Floats, Floats]:
+    """Counts as floats, and their cumulative sums along the levels, in arrays of `room` of that name."""
+    plain, summed = room.floats(name, counted.shape), room.floats(f"summed {name}", counted.shape)
+    np.copyto(plain, counted)
     # In integers, which is several times faster than in floats.
-    np.cumsum(whole, axis=1, out=whole)
-    np.copyto(summed, whole)
+    np.copyto(summed, np.cumsum(counted, axis=1, out=room.array("whole", counted.shape, counted.dtype)))
     return plain, summed
 
 
@@ -295,9 +289,6 @@ def _score_chunk(
 ) -> list[dict[str, NDArray[Any]]]:
     """Each feature's quantities for a chunk of neurons, in units of levels, under flat names; neurons come last.
 
-    Levels that do not occur are left out. Neurons are worked on together with others of about as many levels; their
-    results do not depend on which.
-
     Parameters
     ----------
     counted:
@@ -305,47 +296,27 @@ def _score_chunk(
     positive, labelled:
         Each feature's columns.
     """
-    n_neurons = counted[0].shape[1]
     exact = room.floats("exact", counted[0].shape)
     np.copyto(exact, counted[0])
     sums = power_sums(exact)
     about = [moments(sums[p], sums[t]) for p, t in zip(positive, labelled, strict=True)]
-    out: list[dict[str, NDArray[Any]]] = [
-        {"std": one.std, "mean_difference": one.mean_difference, "f_statistic": one.f_statistic} for one in about
-    ]
+    out: list[dict[str, NDArray[Any]]] = [{} for _ in positive]
     for column in sorted(set(labelled)):
         alike = [feature for feature, one in enumerate(labelled) if one == column]
-        occupied = (counted[0][column] + counted[1][column] + counted[2][column]) > 0
-        width = -(-np.count_nonzero(occupied, axis=1) // WIDTH_STEP) * WIDTH_STEP
-        for one in np.unique(width):
-            neurons = np.flatnonzero(width == one)
-            columns, levels = compact(occupied[neurons], int(one))
-            columns += (neurons * N_LEVELS)[:, None]
-            margins = [
-                Margin.of(*_gather(f"totals of {name}", table[column], columns, room), room, name)
-                for name, table in zip(SPLITS, counted, strict=True)
+        margins = [
+            Margin.of(*_summed(f"totals of {name}", table[column], room), room, name)
+            for name, table in zip(SPLITS, counted, strict=True)
+        ]
+        ground = Ground.of(margins[0].totals, margins[0].summed, about[alike[0]], room)
+        for feature in alike:
+            tables = [
+                _summed(name, table[positive[feature]], room) for name, table in zip(SPLITS, counted, strict=True)
             ]
-            ground = Ground.of(
-                occupied[neurons], levels, margins[0].totals, margins[0].summed, _pick(about[alike[0]], neurons), room
-            )
-            for feature in alike:
-                tables = [
-                    _gather(name, table[positive[feature]], columns, room)
-                    for name, table in zip(SPLITS, counted, strict=True)
-                ]
-                scored = _score_rows(tables, margins, ground, _pick(about[feature], neurons), c, room)
-                for name, value in scored.items():
-                    whole = out[feature].setdefault(name, np.empty((*value.shape[:-1], n_neurons), value.dtype))
-                    whole[..., neurons] = value
+            out[feature] = _score_feature(tables, margins, ground, about[feature], c, room)
     return out
 
 
-def _pick(about: Moments, neurons: NDArray[np.intp]) -> Moments:
-    """Moments of some neurons."""
-    return Moments(*(getattr(about, field.name)[neurons] for field in fields(Moments)))
-
-
-def _score_rows(
+def _score_feature(
     tables: list[tuple[Floats, Floats]],
     margins: list[Margin],
     ground: Ground,
@@ -358,6 +329,9 @@ def _score_rows(
     fit = fit_logistic(positives, summed, ground, about, c, room)
     cuts = best_cuts(summed, ground, about, room)
     out: dict[str, NDArray[Any]] = {
+        "std": about.std,
+        "mean_difference": about.mean_difference,
+        "f_statistic": about.f_statistic,
         "intercept": fit.intercept,
         "slope": fit.slope,
         "converged": fit.converged,
@@ -370,9 +344,9 @@ def _score_rows(
     crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, 1.0, fit.slope))
     # A level at the crossing itself has score 0, which is not positive.
     whole = np.where(rising, np.floor(crossing) + 1, np.ceil(crossing))
-    out["confusion"] = _confusion(ground.n_below, whole, rising, tables, margins)
-    out["best_confusion"] = _confusion(ground.n_below, np.ceil(cuts.threshold), best_rising, tables, margins)
-    tied, work = np.flatnonzero(flat), room.floats("work", ground.levels.shape)
+    out["confusion"] = _confusion(whole, rising, tables, margins)
+    out["best_confusion"] = _confusion(np.ceil(cuts.threshold), best_rising, tables, margins)
+    tied, work = np.flatnonzero(flat), room.floats("work", ground.units.shape)
     for name, (plain, up_to), margin in zip(SPLITS, tables, margins, strict=True):
         down, up = both_curves(plain, up_to, margin, work)
         for metric in SCORE_METRICS:
@@ -385,7 +359,6 @@ def _score_rows(
 
 
 def _confusion(
-    n_below: NDArray[np.int16],
     threshold: Floats,
     rising: NDArray[np.bool_],
     tables: list[tuple[Floats, Floats]],
@@ -393,11 +366,10 @@ def _confusion(
 ) -> Floats:
     """(4, n_splits, n_rows) true and false positives, false and true negatives of "level on the threshold's one side".
 
-    That is at or above the threshold, a whole number, where `rising`, else below it; `n_below` as in `Ground`.
+    That is at or above the threshold, a whole number, where `rising`, else below it.
     """
-    rows = np.arange(len(threshold))
-    n_columns = n_below[rows, np.clip(threshold, 0, N_LEVELS).astype(np.intp)]
-    last, some = np.maximum(n_columns - 1, 0), n_columns > 0
+    rows, n_below = np.arange(len(threshold)), np.clip(threshold, 0, N_LEVELS).astype(np.intp)
+    last, some = np.maximum(n_below - 1, 0), n_below > 0
     parts = []
     for (_, summed), margin in zip(tables, margins, strict=True):
         below_positive = np.where(some, summed[rows, last], 0.0)
