@@ -233,17 +233,16 @@ class _Pass:
 
     def __enter__(self) -> _Pass:
         self._shard_writer = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
+        self._layer_writers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="layer-writer")
         # On a processor the model needs the cores; beside a GPU they are there to compress.
-        on_gpu = self.device.type == "cuda"
-        self._layer_writers = ThreadPoolExecutor(min(8, os.cpu_count() or 1)) if on_gpu else None
+        self._beside_model = self._layer_writers if self.device.type == "cuda" else None
         self._capture.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._capture.__exit__(None, None, None)
         self._shard_writer.shutdown(wait=True, cancel_futures=True)
-        if self._layer_writers is not None:
-            self._layer_writers.shutdown(wait=True, cancel_futures=True)
+        self._layer_writers.shutdown(wait=True, cancel_futures=True)
 
     def run(self, progress: Progress, part: int, n_parts: int) -> None:
         """Extract every shard of one part that some artifact lacks."""
@@ -354,7 +353,7 @@ class _Pass:
                     result.losses,
                     batch_tokens=batch_tokens,
                     seconds=lambda: time.perf_counter() - started,
-                    executor=self._layer_writers,
+                    executor=self._beside_model,
                 )
         finally:
             self._outlet.release(buffer)

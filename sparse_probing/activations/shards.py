@@ -8,6 +8,7 @@ in that moment does no harm. No model and no device here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -175,18 +176,21 @@ class ShardStore:
         columns = (table.column(name).to_numpy().reshape(self.columns.shape) for name in ("low", "high", "mean"))
         return ranges_from_extremes(*columns)
 
-    def decide_ranges(self, shards: list[int]) -> Ranges:
+    def decide_ranges(self, shards: list[int], executor: Executor) -> Ranges:
         """Take the ranges from staged shards, smallest to largest value of each neuron, and write them down."""
         shape = self.columns.shape
         low, high = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
         total, n_rows = np.zeros(shape, np.float64), 0
+
+        def take(shard: int, index: int) -> int:
+            values, at = self.read_staged(shard, index)[1].astype(np.float32), self.columns.at(index)
+            low[at] = np.minimum(low[at], values.min(axis=0))
+            high[at] = np.maximum(high[at], values.max(axis=0))
+            total[at] += values.sum(axis=0, dtype=np.float64)
+            return len(values)
+
         for shard in shards:
-            for index in range(len(self.columns.layers)):
-                values, at = self.read_staged(shard, index)[1].astype(np.float32), self.columns.at(index)
-                low[at] = np.minimum(low[at], values.min(axis=0))
-                high[at] = np.maximum(high[at], values.max(axis=0))
-                total[at] += values.sum(axis=0, dtype=np.float64)
-            n_rows += len(values)
+            n_rows += max(executor.map(take, itertools.repeat(shard), range(len(self.columns.layers))))
         mean = (total / n_rows).astype(np.float32)
         table = pa.table({name: array.reshape(-1) for name, array in (("low", low), ("high", high), ("mean", mean))})
         write_table(self._base(True) / "ranges.parquet", table, table.schema)

@@ -162,7 +162,7 @@ class Target:
             executor=executor,
         )
 
-    def quantise(self, mine: list[Shard], *, n_parts: int, executor: Executor | None) -> None:
+    def quantise(self, mine: list[Shard], *, n_parts: int, executor: Executor) -> None:
         """Decide the ranges, once all that they are taken from is staged, and encode the staged shards of this part.
 
         Raises
@@ -172,7 +172,7 @@ class Target:
         """
         if self._ranges is None:
             self._wait_for_staged(n_parts)
-            self._ranges = self.store.decide_ranges(sorted(self.calibration))
+            self._ranges = self.store.decide_ranges(sorted(self.calibration), executor)
         for shard in mine:
             if self.store.finished(shard.index) is None:
                 self._quantise_shard(shard, self._ranges, executor)
@@ -261,7 +261,7 @@ class Target:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _quantise_shard(self, shard: Shard, ranges: Ranges, executor: Executor | None) -> None:
+    def _quantise_shard(self, shard: Shard, ranges: Ranges, executor: Executor) -> None:
         """Encode a staged shard with the ranges that are known by now."""
         started = time.perf_counter()
         encoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
