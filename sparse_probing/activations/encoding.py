@@ -7,6 +7,7 @@ free), `Outlet.encode` batch after batch into it, wait for `Outlet.fence` before
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
@@ -27,7 +28,7 @@ _ENCODE_VALUES = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 class Encoder:
-    """Activations of one shard to what is stored, on the device; counts what that costs.
+    """Activations of one shard to what is stored, on the device; counts what that costs. `fresh` makes one to use.
 
     Parameters
     ----------
@@ -59,8 +60,18 @@ class Encoder:
                 self.dtype = torch.float16
             else:
                 self._parts = ranges.tensors(device)
-                self._n_clipped = torch.zeros(ranges.scale.shape, dtype=torch.int32, device=device)
-                self._max_error = torch.zeros(ranges.scale.shape, dtype=torch.float32, device=device)
+
+    def fresh(self) -> Encoder:
+        """An encoder of the next shard: what lies on the device is shared, what is counted begins at nothing.
+
+        To bring ranges to a GPU for each shard would make the model wait for them.
+        """
+        other = copy.copy(self)
+        if self._parts:
+            shape, device = self._parts[0].shape, self._parts[0].device
+            other._n_clipped = torch.zeros(shape, dtype=torch.int32, device=device)
+            other._max_error = torch.zeros(shape, dtype=torch.float32, device=device)
+        return other
 
     def pick(self, values: torch.Tensor) -> torch.Tensor:
         """Of (n_captured, n_rows, width) the values to keep: the shape of `Columns`, rows between its axes."""

@@ -66,6 +66,7 @@ class Target:
         self._corpus, self._shards = corpus, shards
         self._device = next(model.parameters()).device
         self._ranges: Ranges | None = None
+        self._encoders: dict[tuple[Need, tuple[int, ...]], Encoder] = {}
         # Shards that are staged; none where nothing is quantised.
         self.calibration: frozenset[int] = frozenset()
         if spec.storage_dtype == "uint8":
@@ -107,7 +108,10 @@ class Target:
         ranges = None if need == "staged" else self._ranges
         if ranges is None and need == "final" and self.calibration:
             raise ArtifactError(f"{self.store.folder}: quantisation ranges are not known.", remedy="Run again.")
-        return Encoder(self.columns, captured, ranges, self.spec.storage_dtype, self._device)
+        key = (need, tuple(captured))
+        if key not in self._encoders:
+            self._encoders[key] = Encoder(self.columns, captured, ranges, self.spec.storage_dtype, self._device)
+        return self._encoders[key].fresh()
 
     def write(
         self,
@@ -296,7 +300,13 @@ class Target:
 
     @staticmethod
     def _check_numbers(values: NDArray[Any], layers: int | tuple[int, ...]) -> None:
-        if np.isnan(values).any():
+        # NumPy looks at float16 value by value; its bits show the same in two passes over integers.
+        halves = values.dtype == np.float16
+        if (
+            (np.bitwise_and(values.view(np.uint16), 0x7FFF).max(initial=0) > 0x7C00)
+            if halves
+            else np.isnan(values).any()
+        ):
             raise DataError(
                 f"Activations of layer {layers} hold values that are not numbers.",
                 remedy="Run the model in float32 or bfloat16: float16 overflows inside some models.",

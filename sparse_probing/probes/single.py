@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,16 +196,15 @@ def score_features(
             counted = count_tables(table, columns, neurons, room)
             return _score_chunk(counted, columns.positive, columns.labelled, room, c)
 
-    if min(workers, len(chunks)) == 1:
-        scored_chunks = list(map(score, chunks))
-    else:
-        with ThreadPoolExecutor(min(workers, len(chunks))) as pool:
-            scored_chunks = list(pool.map(score, chunks))
     sizes = _class_sizes(labels, codes)
-    return [
-        _assemble(_joined([scored[feature] for scored in scored_chunks]), low, step, sizes[feature])
-        for feature in range(n_features)
-    ]
+    with ThreadPoolExecutor(workers) if workers > 1 and len(chunks) > 1 else nullcontext() as pool:
+        each: Any = pool.map if pool is not None else map
+        scored_chunks = list(each(score, chunks))
+
+        def assemble(feature: int) -> NeuronScores:
+            return _assemble(_joined([scored[feature] for scored in scored_chunks]), low, step, sizes[feature])
+
+        return list(each(assemble, range(n_features)))
 
 
 def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
