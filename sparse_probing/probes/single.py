@@ -303,29 +303,40 @@ def _score_chunk(
     out: list[dict[str, NDArray[Any]]] = [{} for _ in positive]
     for column in sorted(set(labelled)):
         alike = [feature for feature, one in enumerate(labelled) if one == column]
+        # Every neuron has as many labelled rows as the first; a split without any has nothing to sum or to score.
+        used = [bool(table[column, :1].any()) for table in counted]
         margins = [
-            Margin.of(*_summed(f"totals of {name}", table[column], room), room, name)
-            for name, table in zip(SPLITS, counted, strict=True)
+            Margin.of(*_summed(f"totals of {name}", table[column], room), room, name) if some else None
+            for name, table, some in zip(SPLITS, counted, used, strict=True)
         ]
-        ground = Ground.of(margins[0].totals, margins[0].summed, about[alike[0]], room)
+        train = margins[0]
+        if train is None:
+            raise DataError("No labelled training row; a probe needs some.", remedy="Split otherwise.")
+        ground = Ground.of(train.totals, train.summed, about[alike[0]], room)
         for feature in alike:
-            tables = [
-                _summed(name, table[positive[feature]], room) for name, table in zip(SPLITS, counted, strict=True)
+            parts = [
+                None if margin is None else _Part(*_summed(name, table[positive[feature]], room), margin)
+                for name, table, margin in zip(SPLITS, counted, margins, strict=True)
             ]
-            out[feature] = _score_feature(tables, margins, ground, about[feature], c, room)
+            out[feature] = _score_feature(parts, ground, about[feature], c, room)
     return out
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One feature's counts in one split: positives at each level, those up to it, and what lies there in all."""
+
+    positives: Floats
+    summed: Floats
+    margin: Margin
+
+
 def _score_feature(
-    tables: list[tuple[Floats, Floats]],
-    margins: list[Margin],
-    ground: Ground,
-    about: Moments,
-    c: float,
-    room: Workspace,
+    parts: list[_Part | None], ground: Ground, about: Moments, c: float, room: Workspace
 ) -> dict[str, NDArray[Any]]:
-    """Fits, cuts and metrics of one feature; `tables` are counts of positives and their cumulative sums by split."""
-    positives, summed = tables[0]
+    """Fits, cuts and metrics of one feature; `parts` by split, None without labelled rows."""
+    assert parts[0] is not None  # train, which the ground was made of
+    positives, summed = parts[0].positives, parts[0].summed
     fit = fit_logistic(positives, summed, ground, about, c, room)
     cuts = best_cuts(summed, ground, about, room)
     out: dict[str, NDArray[Any]] = {
@@ -344,41 +355,42 @@ def _score_feature(
     crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, 1.0, fit.slope))
     # A level at the crossing itself has score 0, which is not positive.
     whole = np.where(rising, np.floor(crossing) + 1, np.ceil(crossing))
-    out["confusion"] = _confusion(whole, rising, tables, margins)
-    out["best_confusion"] = _confusion(np.ceil(cuts.threshold), best_rising, tables, margins)
+    out["confusion"] = _confusion(whole, rising, parts)
+    out["best_confusion"] = _confusion(np.ceil(cuts.threshold), best_rising, parts)
     tied, work = np.flatnonzero(flat), room.floats("work", ground.units.shape)
-    for name, (plain, up_to), margin in zip(SPLITS, tables, margins, strict=True):
-        down, up = both_curves(plain, up_to, margin, work)
+    unknown = np.full(len(flat), np.nan)
+    for name, part in zip(SPLITS, parts, strict=True):
+        if part is None:
+            out |= {f"{name}{which}/{metric}": unknown for which in ("", "/best") for metric in SCORE_METRICS}
+            continue
+        down, up = both_curves(part.positives, part.summed, part.margin, work)
         for metric in SCORE_METRICS:
             ranked = np.where(rising, up[metric], down[metric])
             if len(tied):
-                ranked[tied] = curve_metrics(up_to[tied, -1:], margin.summed[tied, -1:])[metric]
+                ranked[tied] = curve_metrics(part.summed[tied, -1:], part.margin.summed[tied, -1:])[metric]
             out[f"{name}/{metric}"] = ranked
             out[f"{name}/best/{metric}"] = np.where(best_rising, up[metric], down[metric])
     return out
 
 
-def _confusion(
-    threshold: Floats,
-    rising: NDArray[np.bool_],
-    tables: list[tuple[Floats, Floats]],
-    margins: list[Margin],
-) -> Floats:
+def _confusion(threshold: Floats, rising: NDArray[np.bool_], splits: list[_Part | None]) -> Floats:
     """(4, n_splits, n_rows) true and false positives, false and true negatives of "level on the threshold's one side".
 
-    That is at or above the threshold, a whole number, where `rising`, else below it.
+    That is at or above the threshold, a whole number, where `rising`, else below it. Zeros without labelled rows.
     """
     rows, n_below = np.arange(len(threshold)), np.clip(threshold, 0, N_LEVELS).astype(np.intp)
     last, some = np.maximum(n_below - 1, 0), n_below > 0
-    parts = []
-    for (_, summed), margin in zip(tables, margins, strict=True):
-        below_positive = np.where(some, summed[rows, last], 0.0)
-        below = np.where(some, margin.summed[rows, last], 0.0)
-        positive, total = summed[:, -1], margin.summed[:, -1]
+    found = np.zeros((4, len(splits), len(threshold)))
+    for code, part in enumerate(splits):
+        if part is None:
+            continue
+        below_positive = np.where(some, part.summed[rows, last], 0.0)
+        below = np.where(some, part.margin.summed[rows, last], 0.0)
+        positive, total = part.summed[:, -1], part.margin.summed[:, -1]
         tp = np.where(rising, positive - below_positive, below_positive)
         predicted = np.where(rising, total - below, below)
-        parts.append(np.stack([tp, predicted - tp, positive - tp, total - positive - predicted + tp]))
-    return np.stack(parts, axis=1)
+        found[:, code] = tp, predicted - tp, positive - tp, total - positive - predicted + tp
+    return found
 
 
 def _assemble(
