@@ -296,9 +296,10 @@ def _score_chunk(
     positive, labelled:
         Each feature's columns.
     """
-    exact = room.floats("exact", counted[0].shape)
-    np.copyto(exact, counted[0])
-    sums = power_sums(exact)
+    exact, sums = room.floats("work", counted[0].shape[1:]), []
+    for table in counted[0]:
+        np.copyto(exact, table)
+        sums.append(power_sums(exact))
     about = [moments(sums[p], sums[t]) for p, t in zip(positive, labelled, strict=True)]
     out: list[dict[str, NDArray[Any]]] = [{} for _ in positive]
     for column in sorted(set(labelled)):
