@@ -160,14 +160,22 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
     from sparse_probing.warehouse import connect, reads
 
     with connect(settings.snapshot_path) as connection:
-        console.print(tables.best_neurons_table(reads.best_neurons(connection, run_ids)))
+        neurons = reads.best_neurons(connection, run_ids)
+        targets = reads.best_target_probes(connection, run_ids)
+    if neurons or not targets:
+        console.print(tables.best_neurons_table(neurons))
+    if targets:
+        console.print(tables.best_targets_table(targets))
     console.print(f"Done in {seconds:.0f} s.")
     console.print(f"  Database  {settings.snapshot_path}", highlight=False, soft_wrap=True)
     console.print(f"  Report    {settings.reports_dir / 'index.html'}", highlight=False, soft_wrap=True)
     console.print(f"  Parquet   {settings.data_uri}/{{datasets,activations,results}}", highlight=False, soft_wrap=True)
     console.print("Next:")
+    best = "layer, neuron, test_mcc from best_neuron_per_feature order by test_mcc desc"
+    if not neurons and targets:
+        best = "variant, k, layer, test_score, test_low, test_high from baselines order by feature, test_score desc"
     for command in (
-        'sparse-probing sql "select feature, layer, neuron, test_mcc from best_neuron_per_feature order by test_mcc desc"',
+        f'sparse-probing sql "select feature, {best}"',
         "sparse-probing check --all",
         "sparse-probing up        # a Prefect server with scheduled deployments, on this machine",
     ):

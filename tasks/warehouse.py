@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from tasks.references import data_root, located
 
 WORKING_NAME = "working.duckdb"
 _one_writer = threading.Lock()
-# It reports every temporary folder that it makes.
-logging.getLogger("great_expectations").setLevel(logging.WARNING)
 
 
 def _working() -> Path:

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sparse_probing.errors import InputError
-from sparse_probing.warehouse.reads import BestNeuron
+from sparse_probing.warehouse.reads import BestNeuron, BestTargetProbe
 
 Format = Literal["table", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "json")
@@ -49,6 +49,30 @@ def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neur
                 interval(row.test_mcc, row.test_mcc_low, row.test_mcc_high),
                 f"{row.prevalence:.3f}",
                 q_value(row.q_value),
+            )
+        table.add_section()
+    return table
+
+
+def best_targets_table(probes: Sequence[BestTargetProbe]) -> Table:
+    """A terminal table of features whose targets are numbers, one section per run; rows in the order given."""
+    table = Table(
+        title="Best sparse probe of each target", title_justify="left", caption="chosen on validation, reported on test"
+    )
+    for heading in ("feature", "layer", "k", "validation R²", "test R² [95 %]", "dense, test R²"):
+        table.add_column(heading, justify="left" if heading == "feature" else "right", no_wrap=True)
+    for (model, revision, collection, hook, _), group in groupby(
+        probes, key=lambda row: (row.model, row.revision, row.collection, row.hook, row.run_id)
+    ):
+        table.add_row(f"[bold]{escape(collection)}[/bold] [dim]{escape(f'{model}@{revision} {hook}')}[/dim]")
+        for row in group:
+            table.add_row(
+                escape(row.feature),
+                MISSING if row.layer is None else str(row.layer),
+                str(row.k),
+                score(row.validation_r2),
+                interval(row.test_r2, row.test_r2_low, row.test_r2_high),
+                score(row.dense_test_r2),
             )
         table.add_section()
     return table

@@ -6,6 +6,7 @@ Great Expectations cannot talk to DuckDB, so it is fed frames. Importing this mo
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -25,6 +26,9 @@ from sparse_probing import schemas
 from sparse_probing.errors import InputError
 from sparse_probing.warehouse import catalog
 from sparse_probing.warehouse.connection import one_line, open_working
+
+# It reports every temporary folder that it makes, and sets this level itself when it is imported.
+logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
 
 VIEWS_SUITE = "check_views"
 FRAMES_SUITE = "entering_frames"

@@ -78,6 +78,26 @@ class BestNeuron:
 
 
 @dataclass(frozen=True)
+class BestTargetProbe:
+    """One row of view `best_target_probes`: the best sparse probe of a feature whose targets are numbers."""
+
+    run_id: str
+    model: str
+    revision: str
+    collection: str
+    hook: str
+    feature: str
+    method: str
+    k: int
+    layer: int | None
+    validation_r2: float | None
+    test_r2: float | None
+    test_r2_low: float | None
+    test_r2_high: float | None
+    dense_test_r2: float | None
+
+
+@dataclass(frozen=True)
 class Check:
     """One row of view `validation_checks`."""
 
@@ -109,6 +129,12 @@ def best_neurons(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None =
     """The best neuron of every feature, best first within its model, revision and collection."""
     order = "model, revision, collection, run_id, validation_mcc desc nulls last, feature"
     return _rows(con, BestNeuron, "best_neuron_per_feature", run_ids, order)
+
+
+def best_target_probes(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[BestTargetProbe]:
+    """The best sparse probe of every feature whose targets are numbers, best first within its run."""
+    order = "model, revision, collection, run_id, validation_r2 desc nulls last, feature"
+    return _rows(con, BestTargetProbe, "best_target_probes", run_ids, order)
 
 
 def checks(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[Check]:

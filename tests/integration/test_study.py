@@ -101,6 +101,9 @@ def test_targets_that_are_numbers_have_probes_and_baselines(tmp_path: Path, cli,
     )
     done = cli("study", "--profile", str(profile), data=tmp_path / "data")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Best sparse probe of each target" in done.stdout
+    assert "Best neuron of each feature" not in done.stdout
+    assert "great_expectations" not in done.stdout + done.stderr
     assert cli("check", data=tmp_path / "data").returncode == 0
     with duckdb.connect(str(tmp_path / "data" / "results.duckdb"), read_only=True) as connection:
         assert connection.execute("select distinct task, n_train_positive from features").fetchall() == [

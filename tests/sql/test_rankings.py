@@ -217,6 +217,33 @@ def test_baselines_have_one_row_per_variant() -> None:
     assert found == [("dense", 2, 0.875), ("prevalence", 0, 0.0), ("random_rotation", 1, 0.25), ("real", 2, 0.5)]
 
 
+def test_best_target_probes_are_chosen_on_validation_r2() -> None:
+    def regression(fit_id: str, k: int, validation: float, test: float, **changes: object) -> dict[str, object]:
+        scores = {
+            "validation_r2": validation,
+            "test_r2": test,
+            "test_r2_low": test - 0.125,
+            "test_r2_high": test + 0.125,
+        }
+        return fit(fit_id, k, 0.0, feature="position") | {"validation_mcc": None, "test_mcc": None} | scores | changes
+
+    con = database(
+        runs=RUN,
+        features=[{}, {"feature": "position", "task": "regression"}],
+        probe_fits=[
+            fit("a", 1, 0.9),
+            regression("b", 1, 0.25, 0.875),
+            regression("c", 4, 0.5, 0.375),
+            regression("d", 8, 0.75, 0.625, variant="dense"),
+            regression("e", 1, 0.875, 0.875, variant="shuffled_labels"),
+        ],
+    )
+    found = con.execute(
+        "select feature, hook, k, validation_r2, test_r2, test_r2_low, test_r2_high, dense_test_r2 from best_target_probes"
+    ).fetchall()
+    assert found == [("position", "mlp.hook_post", 4, 0.5, 0.375, 0.25, 0.5, 0.625)]
+
+
 def test_feature_sparsity_is_the_smallest_k_near_the_dense_probe() -> None:
     con = database(
         runs=RUN,
