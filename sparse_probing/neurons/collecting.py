@@ -37,8 +37,8 @@ from sparse_probing.models.loading import ResolvedModel, choose_device, load_mod
 from sparse_probing.neurons.contexts import ContextCollector, TopContexts, context_table
 from sparse_probing.neurons.level_counts import LevelCollector, LevelTables
 from sparse_probing.neurons.statistics import NeuronStatistics, StatisticsCollector, check_finite
-from sparse_probing.schemas import SPLITS
 from sparse_probing.store.filesystem import Location
+from sparse_probing.store.labels import row_keys, split_codes
 from sparse_probing.store.manifests import read_manifest
 from sparse_probing.store.parquet import read_table
 
@@ -229,7 +229,7 @@ def collect(
     if "contexts" in what:
         contexts = ContextCollector(*one.shape, n_contexts, one_per_sequence=one_per_sequence, device=str(one.device))
     if counted is not None and ranges is not None:
-        levels = LevelCollector(ranges, *counted, _split(one.corpus), device=str(one.device))
+        levels = LevelCollector(ranges, *counted, split_codes(one.corpus.rows), device=str(one.device))
     total, done = sum(shard.n_tokens for shard in mine), 0
     for current in mine:
         for rows, values in one.batches([current]):
@@ -387,7 +387,7 @@ def _labels(
             remedy='Choose features that are there, or leave "levels" out of what.',
         )
     column = np.array([names.index(name) if name in names else -1 for name in known])[found.indices.to_numpy()]
-    keys, wanted = _keys(corpus.rows), _keys(table)
+    keys, wanted = row_keys(corpus.rows), row_keys(table)
     order = np.argsort(keys, kind="stable")
     row = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
     # Without a row: the label of a first position that is read one token earlier, or outside of what pooling may use.
@@ -395,20 +395,6 @@ def _labels(
     labels = np.zeros((len(keys), len(names)), dtype=np.int8)
     labels[row[kept], column[kept]] = table.column("label").to_numpy()[kept]
     return names, labels
-
-
-def _split(corpus: Corpus) -> NDArray[np.int8]:
-    """(n_rows,) 0 train, 1 validation, 2 test."""
-    names = corpus.rows.column("split").combine_chunks().dictionary_encode()
-    codes = np.array([SPLITS.index(name) for name in names.dictionary.to_pylist()], dtype=np.int8)
-    return np.asarray(codes[names.indices.to_numpy()])
-
-
-def _keys(table: pa.Table) -> NDArray[np.int64]:
-    """One integer for each (seq_id, position); −1 is the position of a whole sequence."""
-    position = table.column("position").fill_null(-1).to_numpy().astype(np.int64)
-    keys: NDArray[np.int64] = (table.column("seq_id").to_numpy().astype(np.int64) << 24) + position + 1
-    return keys
 
 
 def _merged(one: Any, two: Any) -> Any:

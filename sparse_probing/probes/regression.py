@@ -69,11 +69,15 @@ def prepare_targets(
             f"{len(training)} training targets, all equal; a regression probe needs varied ones.",
             remedy="Add labelled rows, or split otherwise.",
         )
-    middle = np.median(training)
-    middle = middle if (training > middle).any() else np.mean(training)
-    signs = np.where(known, np.where(target > middle, 1, -1), 0).astype(np.int8)
+    signs = np.where(known, np.where(target > _cut(training), 1, -1), 0).astype(np.int8)
     data = prepare(X, signs, groups, split=codes, offset=offset, scale=scale, rng=rng)
     return TargetData(**vars(data), target=target[data.row_ids])
+
+
+def _cut(training: Floats) -> float:
+    """Where targets become classes: their training median, or the mean where none lies above that."""
+    middle = np.median(training)
+    return float(middle if (training > middle).any() else np.mean(training))
 
 
 def dense(request: Request) -> list[ProbeFit]:
@@ -169,9 +173,7 @@ def target_baselines(
     rows = data.rows("train")
     mean = float(data.target[rows].mean())
     fits = [_constant(data, np.full(len(data.target), mean), "prevalence", "training mean", bootstrap)]
-    middle = np.median(data.target[rows])
     changed = _shuffled(data, generator)
-    changed = replace(changed, positive=changed.target > middle)
     fits.append(_best_one(changed, "shuffled_labels", ranking, bootstrap, generator))
     if turned is not None:
         rotated = data.with_features(turned[data.row_ids])
@@ -199,7 +201,7 @@ def _shuffled(data: TargetData, rng: np.random.Generator) -> TargetData:
             target[rows] = rng.permutation(of_group)[group]
         else:
             target[rows] = rng.permutation(target[rows])
-    return replace(data, target=target)
+    return replace(data, target=target, positive=target > _cut(data.target[data.rows("train")]))
 
 
 def _best_one(data: TargetData, variant: str, ranking: str, bootstrap: Bootstrap, rng: np.random.Generator) -> ProbeFit:

@@ -365,10 +365,11 @@ def _score_feature(
             out |= {f"{name}{which}/{metric}": unknown for which in ("", "/best") for metric in SCORE_METRICS}
             continue
         down, up = both_curves(part.positives, part.summed, part.margin, work)
+        one_tie = curve_metrics(part.summed[tied, -1:], part.margin.summed[tied, -1:]) if len(tied) else {}
         for metric in SCORE_METRICS:
             ranked = np.where(rising, up[metric], down[metric])
             if len(tied):
-                ranked[tied] = curve_metrics(part.summed[tied, -1:], part.margin.summed[tied, -1:])[metric]
+                ranked[tied] = one_tie[metric]
             out[f"{name}/{metric}"] = ranked
             out[f"{name}/best/{metric}"] = np.where(best_rising, up[metric], down[metric])
     return out

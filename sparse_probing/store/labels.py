@@ -48,11 +48,18 @@ class LabelMatrix:
     token_ids: NDArray[np.int64]
 
 
-def _keys(table: pa.Table) -> NDArray[np.int64]:
+def row_keys(table: pa.Table) -> NDArray[np.int64]:
     """One integer per (seq_id, position); a pooled row has position −1."""
     position = table.column("position").fill_null(-1).to_numpy().astype(np.int64)
     keys: NDArray[np.int64] = (table.column("seq_id").to_numpy().astype(np.int64) << 24) + position + 1
     return keys
+
+
+def split_codes(rows: pa.Table) -> NDArray[np.int8]:
+    """(n_rows,) 0 train, 1 validation, 2 test."""
+    names = rows.column("split").combine_chunks().dictionary_encode()
+    codes = np.array([SPLITS.index(name) for name in names.dictionary.to_pylist()], dtype=np.int8)
+    return np.asarray(codes[names.indices.to_numpy()])
 
 
 def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
@@ -67,12 +74,11 @@ def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
     rows = read_table(activations / "rows.parquet", entry=manifest.files["rows.parquet"])
     labels = read_table(dataset / "labels.parquet", entry=dataset_manifest.files["labels.parquet"])
     sequences = read_table(dataset / "sequences.parquet", entry=dataset_manifest.files["sequences.parquet"])
-    row_keys = _keys(rows)
-    order = np.argsort(row_keys, kind="stable")
-    wanted = _keys(labels)
-    found = np.minimum(np.searchsorted(row_keys[order], wanted), len(order) - 1)
+    keys, wanted = row_keys(rows), row_keys(labels)
+    order = np.argsort(keys, kind="stable")
+    found = np.minimum(np.searchsorted(keys[order], wanted), len(order) - 1)
     index = order[found]
-    missing = row_keys[index] != wanted
+    missing = keys[index] != wanted
     if missing.any():
         raise ArtifactError(
             f"{activations}: {int(missing.sum())} of {len(wanted)} labels have no stored row.",
@@ -89,7 +95,6 @@ def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
     all_targets[index, columns] = labels.column("target").to_numpy(zero_copy_only=False)
     is_class = np.array([fact["task"] == "classification" for fact in facts], dtype=bool)
     groups = rows.column("group_id").combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    split_names = rows.column("split").to_pylist()
     return LabelMatrix(
         features=tuple(name for name, keep in zip(names, is_class, strict=True) if keep),
         levels=tuple(str(fact["level"]) for fact, keep in zip(facts, is_class, strict=True) if keep),
@@ -97,7 +102,7 @@ def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
         regression_features=tuple(name for name, keep in zip(names, is_class, strict=True) if not keep),
         regression_levels=tuple(str(fact["level"]) for fact, keep in zip(facts, is_class, strict=True) if not keep),
         targets=all_targets[:, ~is_class],
-        split=np.array([SPLITS.index(name) for name in split_names], dtype=np.int8),
+        split=split_codes(rows),
         groups=groups,
         token_ids=_tokens_at(rows, sequences),
     )

@@ -224,6 +224,17 @@ def test_regression_baselines_know_less_than_the_probe(planted) -> None:
         assert fit.test_r2_low <= fit.metrics["test"]["r2"] <= fit.test_r2_high
 
 
+def test_baselines_of_targets_that_are_mostly_at_their_largest(planted) -> None:
+    # The median is the maximum, so that no target lies above it.
+    target = np.where(planted.values[:, PLANTED[0]] > np.quantile(planted.values[:, PLANTED[0]], 0.3), 1.0, 0.0)
+    fits = target_baselines(planted.X, target, planted.groups, rng=0, **planted.keywords)
+    shuffled = next(fit for fit in fits if fit.variant == "shuffled_labels")
+    assert np.isfinite(shuffled.coef).all()
+    assert shuffled.metrics["test"]["r2"] < 0.2
+    data = prepare_targets(planted.X, target, planted.groups, **planted.keywords)
+    assert 0 < _shuffled(data, np.random.default_rng(0)).positive[data.rows("train")].sum() < len(data.rows("train"))
+
+
 def test_targets_of_whole_groups_stay_whole_when_shuffled(planted) -> None:
     of_group = np.random.default_rng(1).standard_normal(int(planted.groups.max()) + 1)
     data = prepare_targets(planted.X, of_group[planted.groups], planted.groups, **planted.keywords)
