@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from flows.surroundings import check_prefect, check_prefect_home, prepare_environment, server_in_use
@@ -141,15 +142,15 @@ def _study(profile: str, settings: Settings) -> int:
         f"data in {settings.data_uri}; Prefect on {server_in_use() or 'an ephemeral server'}."
     )
     _warn_of_slow_dtypes(plan, settings)
-    from flows.failures import as_one_line
+    from flows.failures import as_one_line, end_with_the_server
     from flows.logs import log_to_file
     from flows.study import study
     from tasks.progress import show_progress
 
     log = settings.local_dir / "logs" / "study.log"
-    log_to_file(log)
+    api_url = server_in_use()
     try:
-        with show_progress(console):
+        with log_to_file(log), show_progress(console), end_with_the_server(api_url) if api_url else nullcontext():
             run_ids = study(profile=profile, spec=plan)
     except Exception as error:
         raise as_one_line(error, log=log) from error
