@@ -127,15 +127,15 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _study(profile: str, settings: Settings) -> int:
-    from rich.console import Console
-
     from sparse_probing.config import load_profile
     from sparse_probing.preflight import preflight
 
-    console = Console() if sys.stdout.isatty() else Console(width=132)
     started = time.monotonic()
     plan = load_profile(profile)
     preflight(plan, settings)
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=132)
     from flows import services
 
     server = services.running_server(settings)
@@ -184,14 +184,14 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
 
 def _extract(profile: str, shard: str | None, settings: Settings) -> int:
     part = None if shard is None else _part(shard)
-    from rich.console import Console
-
     from sparse_probing.config import load_profile
     from sparse_probing.preflight import preflight
 
-    console = Console() if sys.stdout.isatty() else Console(width=132)
     plan = load_profile(profile)
     preflight(plan, settings)
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=132)
     from tasks.activations import extract_activations, is_extracted
     from tasks.datasets import build_dataset, check_dataset
     from tasks.progress import show_bars
@@ -230,16 +230,17 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _estimate(profile: str, settings: Settings) -> int:
-    from sparse_probing.activations import estimate
     from sparse_probing.config import load_profile
-    from sparse_probing.datasets import build
-    from sparse_probing.models import loading
     from sparse_probing.preflight import preflight
-    from sparse_probing.reports import tables
-    from tasks.references import data_root
 
     plan = load_profile(profile)
     preflight(plan, settings)
+    from sparse_probing.activations import estimate
+    from sparse_probing.datasets import build
+    from sparse_probing.models import loading
+    from sparse_probing.reports import tables
+    from tasks.references import data_root
+
     columns = ("model", "collection", "sequences", "tokens", "rows", "MB a layer", "MB in all", "memory MB", "seconds")
     rows: list[tuple[object, ...]] = []
     for model in plan.models:
@@ -274,6 +275,9 @@ def _collections() -> int:
 
 
 def _sql(options: argparse.Namespace, settings: Settings) -> int:
+    from sparse_probing.preflight import check_published
+
+    check_published(settings)
     from sparse_probing.reports import tables
     from sparse_probing.warehouse import connect, reads
 
@@ -285,6 +289,9 @@ def _sql(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> int:
+    from sparse_probing.preflight import check_published
+
+    check_published(settings)
     from sparse_probing.warehouse import connect, reads
     from tasks.warehouse import check_again
 
@@ -306,6 +313,9 @@ def _check(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _report(settings: Settings) -> int:
+    from sparse_probing.preflight import check_published
+
+    check_published(settings)
     from sparse_probing.reports import html
 
     print(f"Report written to {html.write_report(settings.snapshot_path, settings.reports_dir / 'index.html')}")

