@@ -18,6 +18,7 @@ from sparse_probing.errors import SparseProbingError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sparse_probing.config import StudySpec
     from sparse_probing.settings import Settings
 
 # Set before Prefect, transformers or Great Expectations are imported; what the user has set stays.
@@ -146,6 +147,7 @@ def _study(profile: str, settings: Settings) -> int:
         f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
         f"data in {settings.data_uri}; Prefect on {where}."
     )
+    _warn_of_slow_dtypes(plan, settings)
     from flows.study import study
     from tasks.progress import show_bars
 
@@ -153,6 +155,14 @@ def _study(profile: str, settings: Settings) -> int:
         run_ids = study(profile=profile, spec=plan)
     _summary(console, run_ids, settings, time.monotonic() - started)
     return 0
+
+
+def _warn_of_slow_dtypes(plan: StudySpec, settings: Settings) -> None:
+    from sparse_probing.models.loading import choose_device
+    from sparse_probing.models.precision import slow_choices
+
+    for line in slow_choices(plan.models, choose_device(settings.device)):
+        print(line, file=sys.stderr)
 
 
 def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: float) -> None:
@@ -239,12 +249,14 @@ def _estimate(profile: str, settings: Settings) -> int:
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
     from sparse_probing.reports import tables
+    from tasks.models import resolved_model
     from tasks.references import data_root
 
+    _warn_of_slow_dtypes(plan, settings)
     columns = ("model", "collection", "sequences", "tokens", "rows", "MB a layer", "MB in all", "memory MB", "seconds")
     rows: list[tuple[object, ...]] = []
     for model in plan.models:
-        resolved = loading.resolve_model(model, models_dir=settings.models_dir)
+        resolved = resolved_model(model)
         tokenizer = loading.load_tokenizer(resolved)
         for collection in plan.collections:
             dataset = build.build_dataset(

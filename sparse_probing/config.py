@@ -47,7 +47,11 @@ class ModelSpec(Spec):
     id: str
     name: str = Field(default="", description="Short name in tables; the last part of the id if empty.")
     revision: str = "main"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="auto: the dtype of the model's files where the device multiplies it at least as fast as float32, "
+        "else float32; the first choice made in a data folder stays.",
+    )
     attention: Literal["sdpa", "eager"] = "sdpa"
 
     @property

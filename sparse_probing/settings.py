@@ -66,6 +66,12 @@ def load_settings(data: str | os.PathLike[str] | None = None) -> Settings:
     else:
         local = Path(root.removeprefix("file://")).expanduser().resolve()
         uri = str(local)
+    syntax = sorted({character for character in "?\\" if character in str(local)})
+    if syntax:
+        raise InputError(
+            f"Data folder {local}: DuckDB cannot open a path with {' and '.join(syntax)} in it.",
+            remedy=f"Pass --data FOLDER or set {DATA_VARIABLE} to a folder without that character.",
+        )
     device = os.environ.get(DEVICE_VARIABLE, "auto")
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
         raise InputError(

@@ -9,6 +9,7 @@ from prefect import task
 from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.settings import load_settings
 from sparse_probing.store.manifests import find_manifest, read_manifest
+from tasks.models import resolved_model
 from tasks.policies import POLICY, one_at_a_time
 from tasks.progress import reporter
 from tasks.references import data_root, located, relative
@@ -24,10 +25,9 @@ def extract_activations(
     """
     from sparse_probing.activations import estimate
     from sparse_probing.activations import extraction as engine
-    from sparse_probing.models import loading
 
     settings = load_settings()
-    resolved = loading.resolve_model(model, models_dir=settings.models_dir)
+    resolved = resolved_model(model)
     source = located(dataset)
     dataset_digest = read_manifest(source).digest
     # Two names of one hook have one artifact.

@@ -6,8 +6,8 @@ from prefect import task
 
 from sparse_probing.config import CollectionSpec, ModelSpec
 from sparse_probing.errors import CheckFailure
-from sparse_probing.settings import load_settings
 from sparse_probing.store.datasets import dataset_frames
+from tasks.models import resolved_model
 from tasks.policies import POLICY
 from tasks.progress import reporter
 from tasks.references import data_root, located, relative
@@ -16,9 +16,7 @@ from tasks.references import data_root, located, relative
 @task(name="resolve-model", task_run_name="resolve {model.id}", **POLICY)
 def resolve_model(model: ModelSpec) -> str:
     """Fetch or convert a model so that later tasks find it; returns its weights digest."""
-    from sparse_probing.models import loading
-
-    return str(loading.resolve_model(model, models_dir=load_settings().models_dir).weights_digest)
+    return resolved_model(model).weights_digest
 
 
 @task(name="build-dataset", task_run_name="build {collection.collection}", **POLICY)
@@ -27,7 +25,7 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
 
-    resolved = loading.resolve_model(model, models_dir=load_settings().models_dir)
+    resolved = resolved_model(model)
     folder = build.build_dataset(
         collection,
         root=data_root(),

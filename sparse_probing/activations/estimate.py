@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sparse_probing.activations.capture import Capture, collate
 from sparse_probing.activations.columns import choose_columns
@@ -29,6 +30,12 @@ from sparse_probing.store.filesystem import Location
 from sparse_probing.store.matrices import STORAGE_DTYPES
 
 TRIAL_TOKENS = 4096
+TRIAL_SECONDS = 20.0
+# Run first: they tell how large the trial's batches may be for it to end in time.
+_GAUGE_TOKENS = 16
+TRIAL_SECONDS = 20.0
+# Run first, so that the trial of a slow machine does not take longer than it may.
+GAUGE_TOKENS = 16
 # What Python, torch and transformers take before any model is there.
 _BASE_BYTES = 600 << 20
 
@@ -78,7 +85,10 @@ def estimate(
     device: str = "auto",
     trial_tokens: int = TRIAL_TOKENS,
 ) -> Estimate:
-    """Estimate an extraction, or several in one pass; runs about `trial_tokens` tokens through the model (none if 0).
+    """Estimate an extraction, or several in one pass.
+
+    The trial runs about `trial_tokens` tokens through the model (none if 0), fewer where they would take longer than
+    `TRIAL_SECONDS`.
 
     Raises
     ------
@@ -123,10 +133,23 @@ def estimate(
     on_gpu = kind == "cuda"
     tokens_per_second = None
     if trial_tokens:
-        with Capture(model, hooked, corpus.selection) as capture:
-            tokens_per_second = _trial(
-                capture, corpus, shards[0].sequences, first, device, not is_causal(model), trial_tokens
-            )
+        sequences = shards[0].sequences
+        end = time.perf_counter() + TRIAL_SECONDS
+        tokens_per_second = _gauge(model, corpus.sequence(int(sequences[0]))[:_GAUGE_TOKENS], torch.device(device))
+        # One batch warms up, one at least is counted. Where a sequence takes longer, the few tokens must do.
+        most = int(tokens_per_second * (end - time.perf_counter()) / 4)
+        if most >= corpus.lengths[sequences].max():
+            with Capture(model, hooked, corpus.selection) as capture:
+                tokens_per_second = _trial(
+                    capture,
+                    corpus,
+                    sequences,
+                    device=torch.device(device),
+                    needs_mask=not is_causal(model),
+                    batch_tokens=min(first.batch_tokens, max(1, trial_tokens // 2), most),
+                    trial_tokens=trial_tokens,
+                    end=end,
+                )
     return Estimate(
         n_sequences=len(corpus.lengths),
         n_tokens=n_tokens,
@@ -176,36 +199,52 @@ def check_space(cost: Estimate, root: Location, spec: ExtractionSpec) -> None:
             )
 
 
+def _gauge(model: nn.Module, tokens: NDArray[np.int32], device: torch.device) -> float:
+    """Tokens per second of the model over a few tokens, the second time that it sees them."""
+    inputs = torch.from_numpy(tokens.astype(np.int64))[None].to(device)
+    started = 0.0
+    with torch.inference_mode():
+        for _ in range(2):
+            started = time.perf_counter()
+            model(input_ids=inputs)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+    return len(tokens) / (time.perf_counter() - started)
+
+
 def _trial(
     capture: Capture,
     corpus: Corpus,
     sequences: NDArray[np.int64],
-    spec: ExtractionSpec,
-    device: str,
+    *,
+    device: torch.device,
     needs_mask: bool,
+    batch_tokens: int,
     trial_tokens: int,
+    end: float,
 ) -> float:
-    """Tokens per second over the first batches of a shard, after one that is not counted."""
-    target = torch.device(device)
-    batches = [
-        collate(
+    """Tokens per second over the first batches of a shard, after one that is not counted, until `end` at the latest."""
+    batches = plan_batches(corpus.lengths[sequences], batch_tokens)
+    done, started = 0, 0.0
+    for index, members in enumerate([batches[0], *batches]):
+        batch = collate(
             [corpus.sequence(int(index)) for index in sequences[members]],
             sequences[members],
             corpus.selection,
-            device=target,
+            device=device,
             needs_mask=needs_mask,
         )
-        for members in plan_batches(corpus.lengths[sequences], min(spec.batch_tokens, max(1, trial_tokens // 2)))
-    ]
-    capture.run(batches[0])
-    done, started = 0, time.perf_counter()
-    for batch in batches:
+        begun = time.perf_counter()
+        if index == 1:
+            started = begun
         capture.run(batch)
-        done += batch.shape[0] * batch.shape[1]
-        if done >= trial_tokens:
-            break
-    if target.type == "cuda":
-        torch.cuda.synchronize()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if index:
+            done += batch.shape[0] * batch.shape[1]
+            now = time.perf_counter()
+            if done >= trial_tokens or now + (now - begun) > end:
+                break
     return done / (time.perf_counter() - started)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models import hooks
 from sparse_probing.models.gguf import convert_gguf, no_progress_bars
+from sparse_probing.models.precision import fastest_dtype, stored_dtype
 from sparse_probing.models.sources import (
     TOKENIZER_FILES,
     WEIGHTS_PATTERN,
@@ -27,8 +29,11 @@ from sparse_probing.models.sources import (
 from sparse_probing.models.sources import preflight as preflight
 
 _CACHE_FOLDER = "resolved"
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _CHUNK_BYTES = 1 << 22
+
+# The value kept under a name, decided by the second argument if there is none yet.
+KeepFirst = Callable[[str, Callable[[], str]], str]
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,9 @@ class ResolvedModel:
         Blocks, and MLP neurons in each; 0 where the architecture has no table of hooks.
     weights_digest, tokenizer_digest:
         SHA-256 (hex) over names and contents of the files.
-    dtype, attention:
+    dtype:
+        What the model runs in: never ``auto``.
+    attention:
         As in the spec.
     """
 
@@ -66,10 +73,20 @@ class ResolvedModel:
     attention: str
 
 
-def resolve_model(spec: ModelSpec, *, models_dir: Path) -> ResolvedModel:
-    """Bring a model's files here (download, convert), and describe and digest them.
+def resolve_model(
+    spec: ModelSpec, *, models_dir: Path, device: str = "auto", keep_first: KeepFirst | None = None
+) -> ResolvedModel:
+    """Bring a model's files here (download, convert), describe and digest them, and settle the dtype.
 
     The description is kept in `models_dir`, so that a second call reads no weights.
+
+    Parameters
+    ----------
+    device:
+        Where the model will run: ``auto`` as dtype depends on what this device multiplies fast.
+    keep_first:
+        Keeps the first choice of a dtype, by a name that tells the weights apart: parts of one extraction on several
+        machines, and runs that go on after a break, must run in one dtype. Without it, each call chooses anew.
 
     Raises
     ------
@@ -79,6 +96,15 @@ def resolve_model(spec: ModelSpec, *, models_dir: Path) -> ResolvedModel:
     source = find_source(spec)
     folder = convert_gguf(source.path, models_dir) if source.is_gguf else source.path
     facts = _described(folder, models_dir)
+    dtype: str = spec.dtype
+    if dtype == "auto" and facts["stored_dtype"] == "float32":
+        dtype = "float32"
+    elif dtype == "auto":
+
+        def choose() -> str:
+            return fastest_dtype(facts["stored_dtype"], choose_device(device))
+
+        dtype = keep_first(f"dtype-{facts['weights_digest'][:16]}", choose) if keep_first else choose()
     return ResolvedModel(
         folder=folder,
         short_name=spec.short_name,
@@ -89,7 +115,7 @@ def resolve_model(spec: ModelSpec, *, models_dir: Path) -> ResolvedModel:
         n_neurons=facts["n_neurons"],
         weights_digest=facts["weights_digest"],
         tokenizer_digest=facts["tokenizer_digest"],
-        dtype=spec.dtype,
+        dtype=dtype,
         attention=spec.attention,
     )
 
@@ -181,6 +207,7 @@ def _described(folder: Path, models_dir: Path) -> dict[str, Any]:
         pass
     facts = {
         **asdict(_shape(folder)),
+        "stored_dtype": stored_dtype(weights),
         "weights_digest": _digest_files(weights),
         "tokenizer_digest": _digest_files(tokenizer),
     }

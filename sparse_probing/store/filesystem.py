@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,44 @@ class Location:
                 f"Cannot write {self.path}: {error}.",
                 remedy="Free space or choose another data folder, then run again.",
             ) from error
+
+    def keep_first(self, decide: Callable[[], str]) -> str:
+        """The text in this file; where there is no such file, what `decide` says is written to it first.
+
+        On a local filesystem exactly one of several processes that come at once decides for all. A store without
+        exclusive creation keeps the last one's word of those that came within the same moment.
+
+        Raises
+        ------
+        ArtifactError
+            If the file cannot be written.
+        """
+        if self.exists():
+            return self.read_bytes().decode()
+        text = decide()
+        if not self.is_local:
+            self.write_bytes(text.encode())
+            return self.read_bytes().decode()
+        path = Path(self.path)
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            # Renaming would replace what another process wrote meanwhile; linking does not.
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a filesystem without links
+                if not path.exists():
+                    temporary.replace(path)
+        except OSError as error:
+            raise ArtifactError(
+                f"Cannot write {self.path}: {error}.", remedy="Choose a data folder that you may write to."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return self.read_bytes().decode()
 
     def delete(self) -> None:
         """Remove the file, or the folder with all it holds; nothing happens if it is not there."""

@@ -243,9 +243,14 @@ def _open_usable(working: Path) -> tuple[duckdb.DuckDBPyConnection, Path | None]
         except BaseException:
             connection.close()
             raise
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:
         if _is_full_disk(error):
             raise
+        if not _is_damaged(working, error):
+            raise ArtifactError(
+                f"Cannot open {working}: {one_line(error)}. It was left as it is.",
+                remedy="See to the folder's permissions, space and memory, then run again.",
+            ) from error
         # Not a database, or a write-ahead log that cannot be replayed: everything in it can be had again.
     moved = _move_aside(working)
     connection = open_working(working)
@@ -266,6 +271,28 @@ def _open_usable(working: Path) -> tuple[duckdb.DuckDBPyConnection, Path | None]
         connection.close()
         raise
     return connection, moved
+
+
+def _is_damaged(working: Path, error: BaseException) -> bool:
+    """Whether the file is to blame: it can be read and written, and a new database at its side can be made and used."""
+    if not isinstance(error, duckdb.Error) or isinstance(error, duckdb.OutOfMemoryException):
+        return False
+    beside = working.with_name(f"{_TEMPORARY_PREFIX}{working.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with working.open("rb+"):
+            pass
+        connection = open_working(beside)
+        try:
+            catalog.create_tables(connection)
+        finally:
+            connection.close()
+        return True
+    except (duckdb.Error, OSError):
+        return False
+    finally:
+        for suffix in (".wal", ""):
+            with contextlib.suppress(OSError):
+                beside.with_name(beside.name + suffix).unlink(missing_ok=True)
 
 
 def _move_aside(working: Path) -> Path:

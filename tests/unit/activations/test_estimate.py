@@ -8,7 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import GPTNeoXModel
 
+from sparse_probing.activations import estimate as estimating
 from sparse_probing.activations import extract_dataset
 from sparse_probing.activations.estimate import check_space, estimate
 from sparse_probing.config import ExtractionSpec
@@ -58,3 +61,36 @@ def test_what_cannot_fit_is_refused_with_what_would(
     monkeypatch.undo()
     with pytest.raises(InputError, match="of memory"):
         check_space(replace(cost, host_bytes=1 << 60), root, spec)
+
+
+@pytest.mark.parametrize(
+    ("seconds_a_token", "most_tokens"),
+    [(0.0, 10_000), (0.01, 2000), (0.1, 200), (10.0, 2 * 16)],
+    ids=["fast", "slow", "slower", "one sequence is too long"],
+)
+def test_the_trial_ends_in_time_on_a_slow_machine(
+    tmp_path: Path,
+    resolved: ResolvedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_a_token: float,
+    most_tokens: int,
+) -> None:
+    """By a clock that goes on by the tokens that the model is given, and by nothing else."""
+    now, run = 0.0, 0
+    forward = GPTNeoXModel.forward
+
+    def counted(self: GPTNeoXModel, input_ids: torch.Tensor, **others: object) -> object:
+        nonlocal now, run
+        now += 1e-6 + seconds_a_token * input_ids.numel()
+        run += input_ids.numel()
+        return forward(self, input_ids, **others)
+
+    monkeypatch.setattr(GPTNeoXModel, "forward", counted)
+    monkeypatch.setattr(estimating.time, "perf_counter", lambda: now)
+    dataset = write_dataset(tmp_path / "dataset", random_sequences(600), [(i, 2) for i in range(600)])
+    cost = estimate(dataset, resolved, ExtractionSpec())
+    assert run <= most_tokens
+    # The gauge alone may take longer than the limit where sixteen tokens do.
+    assert now <= max(estimating.TRIAL_SECONDS, 2 * 16 * seconds_a_token + 1e-3)
+    if seconds_a_token:
+        assert cost.tokens_per_second == pytest.approx(1 / seconds_a_token, rel=0.01)

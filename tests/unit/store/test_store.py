@@ -155,3 +155,14 @@ def test_packing_and_unpacking_copy_nothing() -> None:
     assert column.type == pa.binary(12)
     assert np.shares_memory(unpack_rows(column, codes.dtype), codes)
     np.testing.assert_array_equal(unpack_rows(column.slice(3, 4), codes.dtype), codes[3:7])
+
+
+def test_of_many_that_decide_at_once_one_decides_for_all(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    for round_ in range(20):
+        place = Location.open(tmp_path / "choices" / f"{round_}.txt")
+        with ThreadPoolExecutor(8) as pool:
+            words = list(pool.map(lambda i, place=place: place.keep_first(lambda: f"word {i}"), range(8)))
+        assert len(set(words)) == 1
+    assert not list((tmp_path / "choices").glob(".tmp-*"))

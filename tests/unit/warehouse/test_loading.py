@@ -15,7 +15,7 @@ import pytest
 from sparse_probing import schemas
 from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.store.filesystem import Location
-from sparse_probing.warehouse import connect
+from sparse_probing.warehouse import connect, loading
 from sparse_probing.warehouse.checks import run_checks
 from sparse_probing.warehouse.loading import load_results, publish, set_threshold
 from tests.sql.rows import write_fragment, write_run
@@ -293,7 +293,7 @@ def test_publishing_nothing_says_so(tmp_path: Path) -> None:
 
 READER = """
 import sys
-from sparse_probing.warehouse import connect
+from sparse_probing.warehouse import connect, loading
 versions = set()
 held = connect(sys.argv[1])
 first = held.execute("select study from runs").fetchall()
@@ -341,3 +341,32 @@ def test_snapshots_are_replaced_under_a_reader(root: Location, working: Path, tm
     con = connect(snapshot)
     assert con.execute("select study from runs").fetchall() == [(str(number),)]
     con.close()
+
+
+@pytest.mark.parametrize("error", [duckdb.IOException("Too many open files"), duckdb.OutOfMemoryException("no memory")])
+def test_an_error_of_the_surroundings_moves_no_sound_database_aside(
+    root: Location, working: Path, monkeypatch: pytest.MonkeyPatch, error: duckdb.Error
+) -> None:
+    write_run(root, "a")
+    load_results(working, root)
+    before = working.read_bytes()
+
+    def fails(path: Path) -> duckdb.DuckDBPyConnection:
+        raise error
+
+    monkeypatch.setattr(loading, "open_working", fails)
+    with pytest.raises(ArtifactError, match="left as it is"):
+        load_results(working, root)
+    assert [path.name for path in working.parent.iterdir() if path.name.startswith(working.name)] == [working.name]
+    assert working.read_bytes() == before
+
+
+def test_a_path_that_duckdb_reads_otherwise_moves_nothing(root: Location, tmp_path: Path) -> None:
+    write_run(root, "a")
+    odd = tmp_path / "odd?name" / "working.duckdb"
+    odd.parent.mkdir()
+    odd.write_bytes(b"someone's file")
+    with pytest.raises(ArtifactError, match="left as it is"):
+        load_results(odd, root)
+    assert odd.read_bytes() == b"someone's file"
+    assert list(odd.parent.iterdir()) == [odd]
