@@ -61,7 +61,14 @@ def build_parser() -> argparse.ArgumentParser:
     estimate = commands.add_parser("estimate", help="what a study's extraction will cost, from a short trial")
     estimate.add_argument("--profile", default="demo", metavar="NAME|FILE", help="default: demo")
 
-    commands.add_parser("collections", help="list the feature collections and profiles")
+    collections = commands.add_parser("collections", help="list the feature collections and profiles")
+    collections.add_argument("name", nargs="?", metavar="NAME", help="one collection: its features and options")
+
+    profile = commands.add_parser("profile", help="write a profile of your own")
+    new = profile.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
+        "new", help="write a commented profile with every section and key"
+    )
+    new.add_argument("file", nargs="?", default="mine.toml", metavar="FILE", help="default: mine.toml")
 
     sql = commands.add_parser("sql", help="query the published results, read-only")
     sql.add_argument("query", help="one SQL statement; '-' reads it from standard input")
@@ -113,7 +120,9 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.command == "estimate":
         return _estimate(options.profile, settings)
     if options.command == "collections":
-        return _collections()
+        return _collections() if options.name is None else _collection(options.name)
+    if options.command == "profile":
+        return _new_profile(options.file)
     if options.command == "sql":
         return _sql(options, settings)
     if options.command == "check":
@@ -282,7 +291,26 @@ def _collections() -> int:
         collection = registry.get_collection(name)
         print(f"{name:<24} {collection.summary}")
     print(f"\nProfiles: {', '.join(profile_names())}")
-    print("Next: copy a profile to a .toml file, edit it, and run: sparse-probing study --profile FILE.toml")
+    print("Next: sparse-probing collections NAME   or   sparse-probing profile new")
+    return 0
+
+
+def _collection(name: str) -> int:
+    from sparse_probing import profile_keys
+
+    print(profile_keys.collection_page(name))
+    print("\nNext: sparse-probing profile new   writes a profile with every option")
+    return 0
+
+
+def _new_profile(file: str) -> int:
+    from pathlib import Path
+
+    from sparse_probing import profile_keys
+
+    path = profile_keys.write_profile(Path(file).expanduser())
+    print(f"Profile written to {path.absolute()}: every section and key, with defaults.")
+    print(f"Next: edit it, then: sparse-probing estimate --profile {path}")
     return 0
 
 

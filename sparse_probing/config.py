@@ -44,15 +44,21 @@ class ModelSpec(Spec):
     safetensors model that an installed Python package ships.
     """
 
-    id: str
+    id: str = Field(
+        description="Hub id (owner/name), local folder, .gguf file, or package:NAME of an installed package."
+    )
     name: str = Field(default="", description="Short name in tables; the last part of the id if empty.")
-    revision: str = "main"
+    revision: str = Field(
+        default="main", description="Branch, tag or commit of a hub repository; subfolder of a local folder."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="auto: the dtype of the model's files where the device multiplies it at least as fast as float32, "
         "else float32; the first choice made in a data folder stays.",
     )
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager"] = Field(
+        default="sdpa", description="How attention is computed; eager is slower, for models that sdpa does not serve."
+    )
 
     @property
     def short_name(self) -> str:
@@ -66,13 +72,15 @@ class CollectionSpec(Spec):
     `options` is validated by the collection's own options model (see `datasets.registry`).
     """
 
-    collection: str
+    collection: str = Field(description="Name of a feature collection.")
     context_length: int = Field(default=512, ge=2, description="Tokens per sequence, special tokens included.")
     features: tuple[str, ...] | None = Field(default=None, description="A subset of the features; all if absent.")
     pooling: Pooling | None = Field(default=None, description="How positions become a row; the collection's default.")
-    split_fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
-    seed: int = 42
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    split_fractions: tuple[float, float, float] = Field(
+        default=(0.6, 0.2, 0.2), description="Shares of train, validation and test, of each class's groups."
+    )
+    seed: int = Field(default=42, description="Decides splits and samples.")
+    options: Mapping[str, Any] = Field(default_factory=dict, description="The collection's own options.")
 
     @field_validator("split_fractions")
     @classmethod
@@ -98,7 +106,9 @@ class ExtractionSpec(Spec):
     next_token: bool = Field(
         default=False, description="Read each row one position earlier: what the model holds before it sees the token."
     )
-    storage_dtype: Literal["uint8", "float16", "float32"] = "uint8"
+    storage_dtype: Literal["uint8", "float16", "float32"] = Field(
+        default="uint8", description="How activations are stored; uint8: 256 levels between each neuron's extremes."
+    )
     calibration_rows: int = Field(
         default=8192, ge=1, description="Training rows that the quantisation ranges are taken from, at most."
     )
@@ -153,17 +163,21 @@ class ProbingSpec(Spec):
     best_layer_regression_methods: tuple[str, ...] = Field(
         default=("dense_regression_probe",), description="The same as best_layer_methods, for such features."
     )
-    k_values: tuple[int, ...] = (1, 2, 4, 8, 16)
+    k_values: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16), description="Numbers of neurons of a sparse probe.")
     k_values_by_method: Mapping[str, tuple[int, ...]] = Field(
         default_factory=dict, description="Other sizes for single methods."
     )
-    ranking: Literal["mean_dif", "f_stat", "mi", "lr", "svm", "random"] = "mean_dif"
-    split: Literal["group", "reference"] = "group"
-    n_bootstrap: int = Field(default=200, ge=0)
-    n_permutations: int = Field(default=200, ge=0)
+    ranking: Literal["mean_dif", "f_stat", "mi", "lr", "svm", "random"] = Field(
+        default="mean_dif", description="Criterion on train by which probes choose candidate neurons."
+    )
+    split: Literal["group", "reference"] = Field(
+        default="group", description="group: the dataset's own splits; reference: the reference's random 70/30 of rows."
+    )
+    n_bootstrap: int = Field(default=200, ge=0, description="Bootstrap draws behind an interval; 0 for no intervals.")
+    n_permutations: int = Field(default=200, ge=0, description="Permutations behind the null of the best neuron.")
     shortlist: int = Field(default=10, ge=1, description="Neurons a layer that validation compares and tests report.")
-    optimal_time_limit_seconds: float = Field(default=60.0, gt=0)
-    seed: int = 42
+    optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each exact selection of neurons.")
+    seed: int = Field(default=42, description="Decides bootstrap draws, permutations and whatever else is random.")
 
     @field_validator("k_values")
     @classmethod
@@ -185,15 +199,17 @@ class ProbingSpec(Spec):
 class StudySpec(Spec):
     """Models × collections, extracted and probed in one way."""
 
-    name: str
-    description: str = ""
-    models: tuple[ModelSpec, ...]
-    collections: tuple[CollectionSpec, ...]
-    extraction: ExtractionSpec = ExtractionSpec()
+    name: str = Field(description="Name of the study, in tables.")
+    description: str = Field(default="", description="What it is about, for people.")
+    models: tuple[ModelSpec, ...] = Field(description="The models to probe.")
+    collections: tuple[CollectionSpec, ...] = Field(description="What to probe for.")
+    extraction: ExtractionSpec = Field(default=ExtractionSpec(), description="Which activations to keep, and how.")
     hooks: tuple[str, ...] = Field(
         default=(), description="Hooks extracted in one pass and probed one by one; extraction.hook alone if absent."
     )
-    probing: ProbingSpec = ProbingSpec()
+    probing: ProbingSpec = Field(
+        default=ProbingSpec(), description="Which probes to fit, on which split, with how much uncertainty."
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> StudySpec:
