@@ -101,7 +101,20 @@ class LocalTexts(Source):
         tables = [path for path in files if path.suffix in TABLE_SUFFIXES]
         if not files:
             raise InputError(f"Folder {root} is empty.", remedy="Put table files or folders LABEL/file into it.")
+        if tables:
+            self._check_not_mixed(root, tables, files)
         return tables or files
+
+    def _check_not_mixed(self, root: Path, tables: list[Path], files: list[Path]) -> None:
+        """Tables are read and other files are left alone, unless those are laid out as labelled texts, too."""
+        others = [path.relative_to(root) for path in files if path not in set(tables)]
+        texts = [path for path in others if len(path.parts) > 1 and not any(part[0] == "." for part in path.parts)]
+        if texts:
+            raise InputError(
+                f"Folder {root} holds {len(tables)} tables ({tables[0].relative_to(root)}, …) and {len(texts)} other files "
+                f"in folders ({texts[0]}, …); either could be the texts.",
+                remedy="Name the table or a folder of tables alone in options.path, or move the tables away.",
+            )
 
     def _relative(self, file: Path) -> str:
         root = Path(self.path).expanduser()
@@ -110,6 +123,11 @@ class LocalTexts(Source):
     def _check_columns(self, file: Path, found: list[str]) -> None:
         for option in ("text_column", "label_column", "group_column"):
             column = getattr(self, option)
+            if column is not None and found.count(column) > 1:
+                raise InputError(
+                    f"{file} has {found.count(column)} columns {column!r}; {option} is that name.",
+                    remedy="Rename all but one of them.",
+                )
             if column is not None and column not in found:
                 raise InputError(
                     f"{file} has columns {', '.join(found)}; {option} is {column!r}{did_you_mean(column, found)}",
