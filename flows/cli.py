@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from sparse_probing import __version__
 from sparse_probing.errors import SparseProbingError
@@ -34,9 +34,23 @@ ENVIRONMENT = {
 }
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    """A parser that answers a mistake in one line, with the command or value that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        import re
+
+        from sparse_probing.mistakes import did_you_mean
+
+        match = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        end = did_you_mean(match[1], re.findall(r"[\w-]+", match[2])) if match else "."
+        self.exit(2, f"sparse-probing: {' '.join(message.split())}{end} See: {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="sparse-probing",
         description="Which neurons of a language model respond to a feature, and how sure are we?",
         epilog="Start with: sparse-probing demo",

@@ -190,6 +190,13 @@ def _near_folder(path: Path) -> str:
     return f"; did you mean {path.parent / near}?" if near else "."
 
 
+def _near_local(text: str) -> str:
+    """A package or folder here that an id which the hub does not know may have meant, as the end of a sentence."""
+    if text.isidentifier() and importlib.util.find_spec(text) is not None:
+        return f"; did you mean {PACKAGE_PREFIX}{text}?"
+    return _near_folder(Path(text))
+
+
 def _looks_local(text: str) -> bool:
     return (
         text.endswith(".gguf")
@@ -299,7 +306,7 @@ def _hub_info(spec: ModelSpec) -> Any:
         ) from error
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise InputError(
-            f"Model {spec.id!r} is not on the hub, or may not be read: {type(error).__name__}.",
+            f"Model {spec.id!r} is not on the hub, or may not be read ({type(error).__name__}){_near_local(spec.id)}",
             remedy="Check models.id; for a gated model accept its terms and log in with 'hf auth login'.",
         ) from error
     except Exception as error:
@@ -308,7 +315,8 @@ def _hub_info(spec: ModelSpec) -> Any:
             huggingface_hub.snapshot_download(spec.id, revision=spec.revision, local_files_only=True)
         except Exception:
             raise InputError(
-                f"Model {spec.id!r} is not on this machine and the hub cannot be reached: {type(error).__name__}.",
+                f"Model {spec.id!r} is not on this machine and the hub cannot be reached "
+                f"({type(error).__name__}){_near_local(spec.id)}",
                 remedy="Connect, or set models.id to a local folder, a .gguf file or package:NAME.",
             ) from error
         return None

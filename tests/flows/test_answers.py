@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import build_parser
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "prefect", "transformers", "sklearn", "scipy", "duckdb", "great_expectations", "huggingface_hub")
 # Runs each command line in one process: prints its exit code, what it said, and the heavy modules imported by then.
@@ -150,6 +152,25 @@ def test_results_that_are_not_there(tmp_path: Path) -> None:
     for code, said, heavy in answers(["sql", "select 1"], ["check"], ["report"], cwd=tmp_path):
         assert (code, heavy) == (2, [])
         assert "No published results" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["stdy"], "did you mean study?"),
+        (["sql", "select 1", "--format", "josn"], "did you mean json?"),
+        (["profile", "nwe"], "did you mean new?"),
+        (["study"], "--profile. See: sparse-probing study --help"),
+        (["study", "--profil"], "sparse-probing study --help"),
+    ],
+)
+def test_words_that_are_no_command(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(arguments)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert expected in said
 
 
 def test_bad_words_on_the_command_line(tmp_path: Path) -> None:

@@ -184,6 +184,12 @@ def test_the_hub_out_of_reach_is_said_quickly(tmp_path: Path, monkeypatch: pytes
         preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
     assert "package:NAME" in caught.value.remedy
     assert time.monotonic() - started < 5
+    with pytest.raises(InputError, match=r"did you mean package:json\?"):
+        preflight(ModelSpec(id="json"), models_dir=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "lr-3").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"did you mean runs/lr-3\?"):
+        preflight(ModelSpec(id="runs/lr3"), models_dir=tmp_path)
 
 
 def test_hub_repository_without_safetensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
