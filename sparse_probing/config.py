@@ -278,7 +278,10 @@ def read_neurons(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
                         remedy="Mend that line.",
                     ) from None
     except OSError as error:
-        raise InputError(f"Neurons {path} cannot be read: {error.strerror}.", remedy=remedy) from error
+        folder = Path(path).parent
+        near = closest(Path(path).name, [found.name for found in folder.iterdir()] if folder.is_dir() else [])
+        ask = f"; did you mean {near}?" if near and not Path(path).exists() else "."
+        raise InputError(f"Neurons {path} cannot be read: {error.strerror}{ask}", remedy=remedy) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file: {error}.", remedy=remedy) from error
     if not pairs:

@@ -66,6 +66,7 @@ MISTAKES = {
     "several at once": ({"probing": 'rankin = "mi"\nsplt = "group"\nseeed = 1'}, ("(and 2 more mistakes)",)),
     "layer": ({"extraction": "layers = [99]"}, ("Layer 99",)),
     "neuron": ({"extraction": "neurons = [[0, 99]]"}, ("Neuron 99 of layer 0",)),
+    "file of neurons": ({"extraction": 'neurons = "neuron.csv"'}, ("cannot be read", "did you mean neurons.csv?")),
     "model folder": ({"model": "{here}/modle"}, ("does not exist", "did you mean {here}/model?")),
     "package": ({"model": "package:network"}, ("did you mean networkx?",)),
     "path of texts": ({"options": 'path = "{here}/text.csv"'}, ("did you mean {here}/texts.csv?",)),
@@ -102,6 +103,7 @@ def answers(*command_lines: list[str], cwd: Path, heavy: tuple[str, ...] = HEAVY
 
 def test_every_kind_of_mistake_is_answered_with_the_nearest_name_and_nothing_heavy(tmp_path: Path, model: Path) -> None:
     (tmp_path / "texts.csv").write_text("text,label\na,b\n", encoding="utf-8")
+    (tmp_path / "neurons.csv").write_text("layer,neuron\n0,1\n", encoding="utf-8")
     lines = []
     for number, (changes, _) in enumerate(MISTAKES.values()):
         blank = dict.fromkeys(("top", "models", "extraction", "probing", "collections", "options"), "")
