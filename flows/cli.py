@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from flows.surroundings import check_prefect, check_prefect_home, prepare_environment, server_in_use
 from sparse_probing import __version__
 from sparse_probing.errors import SparseProbingError
 
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
 
     from sparse_probing.config import StudySpec
     from sparse_probing.settings import Settings
-
-# Set before Prefect, transformers or Great Expectations are imported; what the user has set stays.
-ENVIRONMENT = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
-    "PREFECT_LOGGING_LEVEL": "ERROR",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "true",
-}
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -94,7 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("report", help="write the HTML report from the published results")
 
     up = commands.add_parser("up", help="start a Prefect server, pool, limit, worker and deployments on this machine")
-    up.add_argument("--port", type=int, default=4200)
+    up.add_argument("--port", type=int, default=int(os.environ.get("PREFECT_SERVER_API_PORT") or 4200))
+    commands.add_parser("deploy", help="make pool, limit and deployments on the server that PREFECT_API_URL names")
     commands.add_parser("down", help="stop what 'up' started")
     return parser
 
@@ -102,8 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 failed, 2 cannot be done as asked)."""
     options = build_parser().parse_args(arguments)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     if options.data:
         os.environ["SPARSE_PROBING_DATA"] = options.data
     try:
@@ -145,37 +134,49 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         return _report(settings)
     from flows import services
 
+    if options.command in ("up", "deploy"):
+        check_prefect_home()
     if options.command == "up":
         return services.up(settings, port=options.port)
+    if options.command == "deploy":
+        return services.deploy(settings)
     return services.down(settings)
 
 
 def _study(profile: str, settings: Settings) -> int:
     from sparse_probing.config import load_profile
-    from sparse_probing.preflight import preflight
+    from sparse_probing.preflight import check_names, preflight
 
     started = time.monotonic()
     plan = load_profile(profile)
-    preflight(plan, settings)
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=132)
+    check_names(plan)
     from flows import services
 
     server = services.running_server(settings)
     if server:
         os.environ.setdefault("PREFECT_API_URL", server)
-    where = os.environ.get("PREFECT_API_URL", "an ephemeral server")
+    check_prefect()
+    preflight(plan, settings)
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=132)
     console.print(
         f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
-        f"data in {settings.data_uri}; Prefect on {where}."
+        f"data in {settings.data_uri}; Prefect on {server_in_use() or 'an ephemeral server'}."
     )
     _warn_of_slow_dtypes(plan, settings)
+    from flows.failures import as_one_line
+    from flows.logs import log_to_file
     from flows.study import study
-    from tasks.progress import show_bars
+    from tasks.progress import show_progress
 
-    with show_bars(console):
-        run_ids = study(profile=profile, spec=plan)
+    log = settings.local_dir / "logs" / "study.log"
+    log_to_file(log)
+    try:
+        with show_progress(console):
+            run_ids = study(profile=profile, spec=plan)
+    except Exception as error:
+        raise as_one_line(error, log=log) from error
     _summary(console, run_ids, settings, time.monotonic() - started)
     return 0
 
@@ -227,11 +228,11 @@ def _extract(profile: str, shard: str | None, settings: Settings) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=132)
     from tasks.activations import extract_activations, is_extracted
     from tasks.datasets import build_dataset, check_dataset
-    from tasks.progress import show_bars
+    from tasks.progress import show_progress
 
     # The tasks' bodies, without a server: parts need nothing in common but the data folder.
     references = []
-    with show_bars(console):
+    with show_progress(console, with_prefect=False):
         for model in plan.models:
             for collection in plan.collections:
                 dataset = check_dataset.fn(build_dataset.fn(model, collection))

@@ -5,23 +5,30 @@ Processes are known by their id and start time in ``services.json``, so that not
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from flows.surroundings import answers, server_in_use
 from sparse_probing.errors import InputError, SparseProbingError
 from sparse_probing.settings import Settings
 
 POOL = "sparse-probing"
+# As in tasks.policies, which imports Prefect.
+GPU_LIMIT = "gpu"
+WORD_SECONDS = 10.0
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 PROJECT = Path(__file__).resolve().parents[1]
@@ -57,24 +64,12 @@ def running_server(settings: Settings) -> str | None:
     state = _read_state(settings)
     if _process(state, "server") is None:
         return None
-    return str(state["api_url"]) if _healthy(str(state["api_url"])) else None
-
-
-def _healthy(api_url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{api_url}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+    return str(state["api_url"]) if answers(str(state["api_url"])) else None
 
 
 def _worker_online(api_url: str) -> bool:
-    request = urllib.request.Request(
-        f"{api_url}/work_pools/{POOL}/workers/filter", data=b"{}", headers={"Content-Type": "application/json"}
-    )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            workers = json.loads(answer.read())
+        workers = _ask(api_url, f"work_pools/{POOL}/workers/filter", {})
     except (urllib.error.URLError, OSError):
         return False
     return any(worker["status"] == "ONLINE" for worker in workers)
@@ -112,15 +107,17 @@ def _prefect(*arguments: str, environment: dict[str, str]) -> None:
     )
     if done.returncode != 0:
         lines = (done.stderr + done.stdout).strip().splitlines() or [""]
-        raise SparseProbingError(f"prefect {' '.join(arguments)} failed: {lines[-1]}", remedy="See the lines above.")
+        raise SparseProbingError(
+            f"prefect {' '.join(arguments)} failed: {lines[-1]}.", remedy="Run it by hand to see more."
+        )
 
 
 def up(settings: Settings, *, port: int) -> int:
     """Start everything; what runs already is left alone. Returns the exit code."""
-    if not (PROJECT / "prefect.yaml").is_file():
-        raise InputError("prefect.yaml was not found.", remedy="Run this from a checkout of the project.")
+    _need_checkout()
     settings.local_dir.mkdir(parents=True, exist_ok=True)
-    api_url = running_server(settings) or f"http://127.0.0.1:{port}/api"
+    running = running_server(settings)
+    api_url = running or f"http://127.0.0.1:{port}/api"
     logs = settings.local_dir / "logs"
     logs.mkdir(exist_ok=True)
     environment = os.environ | {
@@ -130,48 +127,146 @@ def up(settings: Settings, *, port: int) -> int:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
     state = _read_state(settings)
-    if not running_server(settings):
-        if _healthy(api_url):
-            raise InputError(f"Port {port} is in use by another server.", remedy="Pass --port with a free one.")
+    if not running:
+        _need_free_port(port)
+        _say(f"Server    starting; its log is {logs / 'server.log'}")
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         state = {"api_url": api_url, "server": _start(command, logs / "server.log", environment)}
         _state_file(settings).write_text(json.dumps(state), encoding="utf-8")
-        deadline = time.monotonic() + START_SECONDS
-        while not _healthy(api_url):
-            if _process(state, "server") is None or time.monotonic() > deadline:
-                raise SparseProbingError(f"The server did not start; see {logs / 'server.log'}.")
-            time.sleep(0.5)
-    _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite", environment=environment)
-    if not _has_limit(environment):
-        _prefect("gcl", "create", "gpu", "--limit", "1", environment=environment)
-    _prefect("--no-prompt", "deploy", "--all", environment=environment)
+        _wait("Server", lambda: answers(api_url), state, "server", logs)
+    _say(f"Server    {api_url.removesuffix('/api')}")
+    _deploy(api_url, environment)
     if _process(state, "worker") is None:
+        _say(f"Worker    starting; its log is {logs / 'worker.log'}")
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "local"]
         state["worker"] = _start(command, logs / "worker.log", environment)
         _state_file(settings).write_text(json.dumps(state), encoding="utf-8")
-        deadline = time.monotonic() + START_SECONDS
-        while not _worker_online(api_url):
-            if _process(state, "worker") is None or time.monotonic() > deadline:
-                raise SparseProbingError(f"The worker did not start; see {logs / 'worker.log'}.")
-            time.sleep(0.5)
-    print(f"Server    {api_url.removesuffix('/api')}  (logs in {logs})")
-    print(f"Worker    pool {POOL}, deployments study/study and study/study-nightly")
-    print("Next:")
-    print(f"  PREFECT_API_URL={api_url} {Path(sys.executable).parent / 'prefect'} deployment run study/study")
-    print("  sparse-probing study --profile demo     # uses this server")
-    print("  sparse-probing down")
+        _wait("Worker", lambda: _worker_online(api_url), state, "worker", logs)
+    _say(f"Worker    at work in pool {POOL}")
+    _say("Next:")
+    _say(f"  export PREFECT_API_URL={api_url}")
+    _say("  prefect deployment run study/study --param profile=demo")
+    _say("  sparse-probing study --profile demo     # uses this server")
+    _say("  sparse-probing down")
     return 0
 
 
-def _has_limit(environment: dict[str, str]) -> bool:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "gcl", "inspect", "gpu"],
-        env=environment,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    return done.returncode == 0
+def deploy(settings: Settings) -> int:
+    """Make pool, limit and deployments on the server that Prefect is told to use, or that `up` started here.
+
+    Raises
+    ------
+    InputError
+        If there is no such server.
+    """
+    _need_checkout()
+    api_url = server_in_use() or running_server(settings)
+    if not api_url:
+        raise InputError(
+            "No Prefect server is named, and none was started here.",
+            remedy="Set PREFECT_API_URL to the server's address, or run: sparse-probing up",
+        )
+    if not answers(api_url):
+        raise InputError(
+            f"The Prefect server at {api_url} does not answer.", remedy="Start it, or mend PREFECT_API_URL."
+        )
+    _deploy(api_url, os.environ | {"PREFECT_API_URL": api_url})
+    _say("Next:")
+    _say(f"  export PREFECT_API_URL={api_url}")
+    _say(f"  prefect worker start --pool {POOL}      # on each machine that shall work")
+    _say("  prefect deployment run study/study --param profile=demo")
+    return 0
+
+
+def _deploy(api_url: str, environment: dict[str, str]) -> None:
+    """Pool, limit and deployments. A pool's and a limit's settings, and schedules turned on, stay as they are."""
+    if not _exists(api_url, f"work_pools/{POOL}"):
+        _prefect("work-pool", "create", POOL, "--type", "process", environment=environment)
+    if not _exists(api_url, f"v2/concurrency_limits/{GPU_LIMIT}"):
+        _prefect("gcl", "create", GPU_LIMIT, "--limit", "1", environment=environment)
+    _say(f"Pool      {POOL}, with limit {GPU_LIMIT}: one extraction at a time")
+    turned_on = _active_schedules(api_url)
+    _prefect("--no-prompt", "deploy", "--all", environment=environment)
+    off = []
+    for deployment in _ask(api_url, "deployments/filter", {}):
+        for schedule in deployment["schedules"]:
+            if (deployment["name"], str(schedule["schedule"])) in turned_on:
+                path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
+                _ask(api_url, path, {"active": True}, method="PATCH")
+            elif not schedule["active"]:
+                off.append(deployment["name"])
+    _say("Deployed  study/study and study/study-nightly")
+    if off:
+        _say(f"Schedule  of {', '.join(off)} is off; turn it on in the browser, on the deployment's page")
+
+
+def _active_schedules(api_url: str) -> set[tuple[str, str]]:
+    return {
+        (deployment["name"], str(schedule["schedule"]))
+        for deployment in _ask(api_url, "deployments/filter", {})
+        for schedule in deployment["schedules"]
+        if schedule["active"]
+    }
+
+
+def _need_checkout() -> None:
+    if not (PROJECT / "prefect.yaml").is_file():
+        raise InputError("prefect.yaml was not found.", remedy="Run this from a checkout of the project.")
+
+
+def _need_free_port(port: int) -> None:
+    try:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        raise InputError(f"Port {port} cannot be used: {error}.", remedy="Pass --port with a free one.") from error
+
+
+def _wait(what: str, ready: Callable[[], bool], state: dict[str, Any], name: str, logs: Path) -> None:
+    """Until a started process is ready, with a line every ten seconds."""
+    began = said = time.monotonic()
+    while not ready():
+        now = time.monotonic()
+        if _process(state, name) is None or now > began + START_SECONDS:
+            raise SparseProbingError(f"The {name} did not start.", remedy=f"See {logs / f'{name}.log'}.")
+        if now - said >= WORD_SECONDS:
+            said = now
+            _say(f"{what:<9} not ready yet, after {now - began:.0f} s")
+        time.sleep(0.5)
+
+
+def _say(text: str) -> None:
+    # At once, also into a pipe: whoever watches shall see that something happens.
+    print(text, flush=True)
+
+
+def _ask(api_url: str, path: str, body: dict[str, Any] | None = None, *, method: str | None = None) -> Any:
+    """What the server's API answers: to GET without a body, to POST (or `method`) with one."""
+    headers = {"Content-Type": "application/json"}
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    if secret:
+        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+    elif os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {os.environ['PREFECT_API_KEY']}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api_url}/{path}", data=data, headers=headers, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def _exists(api_url: str, path: str) -> bool:
+    try:
+        _ask(api_url, path)
+        return True
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise SparseProbingError(
+                f"The Prefect server at {api_url} answers {error.code} to {path}.",
+                remedy="Set PREFECT_API_AUTH_STRING if it asks for credentials.",
+            ) from error
+        return False
 
 
 def down(settings: Settings) -> int:
@@ -188,6 +283,6 @@ def down(settings: Settings) -> int:
         except psutil.TimeoutExpired:
             for child in [*process.children(recursive=True), process]:
                 child.kill()
-        print(f"{name}: stopped")
+        print(f"{name}: stopped", flush=True)
     _state_file(settings).unlink(missing_ok=True)
     return 0

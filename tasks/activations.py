@@ -49,7 +49,7 @@ def extract_activations(
             missing,
             root=data_root(),
             device=settings.device,
-            progress=reporter(f"Extract {collection}"),
+            progress=reporter(f"Extract {collection}", "tokens"),
             shard=shard,
         )
     return references

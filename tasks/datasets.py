@@ -9,14 +9,15 @@ from sparse_probing.errors import CheckFailure
 from sparse_probing.store.datasets import dataset_frames
 from tasks.models import resolved_model
 from tasks.policies import POLICY
-from tasks.progress import reporter
+from tasks.progress import reporter, step
 from tasks.references import data_root, located, relative
 
 
 @task(name="resolve-model", task_run_name="resolve {model.id}", **POLICY)
 def resolve_model(model: ModelSpec) -> str:
     """Fetch or convert a model so that later tasks find it; returns its weights digest."""
-    return resolved_model(model).weights_digest
+    with step(f"Find {model.short_name}"):
+        return resolved_model(model).weights_digest
 
 
 @task(name="build-dataset", task_run_name="build {collection.collection}", **POLICY)
@@ -31,7 +32,7 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
         root=data_root(),
         tokenizer=loading.load_tokenizer(resolved),
         tokenizer_digest=resolved.tokenizer_digest,
-        progress=reporter(f"Build {collection.collection}"),
+        progress=reporter(f"Build {collection.collection}", "documents"),
     )
     return relative(folder)
 
@@ -47,7 +48,8 @@ def check_dataset(dataset: str) -> str:
     """
     from sparse_probing.warehouse import checks
 
-    failed = checks.failed_errors(checks.check_dataset(*dataset_frames(located(dataset))))
+    with step(f"Check {dataset.rsplit('/', 1)[-1].rsplit('-', 1)[0]}"):
+        failed = checks.failed_errors(checks.check_dataset(*dataset_frames(located(dataset))))
     if failed:
         raise CheckFailure(
             f"Dataset {dataset}: {failed[0].check_name}: {failed[0].detail} ({len(failed)} checks failed).",

@@ -8,9 +8,11 @@ from sparse_probing.config import StudySpec
 from sparse_probing.preflight import preflight
 from sparse_probing.settings import load_settings
 from tasks.policies import POLICY
+from tasks.progress import prefect_started
 
 
 @task(name="preflight", **POLICY)
 def refuse_the_impossible(study: StudySpec) -> None:
     """Raise `InputError` if the study cannot run as written."""
+    prefect_started()
     preflight(study, load_settings())

@@ -22,7 +22,7 @@ from sparse_probing.store.manifests import Manifest, package_versions, read_mani
 from sparse_probing.store.matrices import read_layer
 from tasks.layers import ProbingInputs, best_layer_tables, best_layers, layer_tables, shared_inputs
 from tasks.policies import POLICY
-from tasks.progress import advance
+from tasks.progress import advance, step
 from tasks.references import RunReference, data_root, located
 from tasks.threads import use_one_blas_thread
 
@@ -128,6 +128,12 @@ def finish_run(run: RunReference, best_parts: list[str]) -> str:
         return run.run_id
     dataset, activations = located(run.dataset), located(run.activations)
     dataset_manifest, manifest = read_manifest(dataset), read_manifest(activations)
+    with step(f"Finish {run.text}"):
+        return _finish(run, best_parts, dataset_manifest, manifest)
+
+
+def _finish(run: RunReference, best_parts: list[str], dataset_manifest: Manifest, manifest: Manifest) -> str:
+    root = data_root()
     labels = _labels(run)
     tables = _layer_results(run)
     for kind, found in results.read_parts(root, run.run_id, best_parts).items():

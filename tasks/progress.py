@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar in the terminal when one is shown, and a progress artifact in Prefect.
+"""Progress of long steps: bars in a terminal, lines elsewhere, and a progress artifact in Prefect.
 
 A step is known by its name; any thread may report on it.
 """
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -26,60 +27,190 @@ from rich.progress import (
 )
 
 ARTIFACT_INTERVAL_SECONDS = 3.0
+LINE_INTERVAL_SECONDS = 20.0
+# A step that took less needs no line to say so.
+BRIEF_SECONDS = 2.0
+PREFECT_STEP = "Start Prefect"
 
-_lock = threading.Lock()
-_bars: Progress | None = None
-_bar_ids: dict[str, TaskID] = {}
+_lock = threading.RLock()
+_display: Bars | Lines | None = None
 _done: dict[str, int] = {}
 
 
+class Bars:
+    """A bar for every step, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<38}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._ids: dict[str, TaskID] = {}
+        self._bars.start()
+
+    def show(self, name: str, done: int, total: int, unit: str) -> None:
+        """Draw a step at `done` of `total`; a total of 0 is not known."""
+        if name not in self._ids:
+            self._ids[name] = self._bars.add_task(name, total=total or None)
+        self._bars.update(self._ids[name], completed=done, total=total or None)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        self._bars.stop()
+
+
+@dataclass
+class _Step:
+    began: float
+    done: int
+    total: int
+    unit: str
+    said: float
+    first: int
+
+
+class Lines:
+    """Lines for a file or a pipe: when a step begins, when it ends, and at least every `LINE_INTERVAL_SECONDS` between."""
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._clock = write, clock
+        self._began = clock()
+        self._steps: dict[str, _Step] = {}
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Remind of steps that say nothing for long, from a thread of its own, until `close`."""
+        threading.Thread(target=self._remind, name="progress-lines", daemon=True).start()
+
+    def show(self, name: str, done: int, total: int, unit: str) -> None:
+        """Note a step at `done` of `total`; a total of 0 is not known."""
+        with _lock:
+            now = self._clock()
+            step = self._steps.get(name)
+            if step is None:
+                step = self._steps[name] = _Step(now, done, total, unit, now, done)
+                self.say(name if not total else f"{name}: {total:,} {unit}".rstrip())
+                if total and done >= total:
+                    return
+            was_finished = bool(step.total) and step.done >= step.total
+            step.done, step.total = done, total
+            if total and done >= total and not was_finished:
+                if now - step.began >= BRIEF_SECONDS:
+                    self.say(f"{name}: done in {_duration(now - step.began)}")
+            else:
+                self.remind(now)
+
+    def say(self, text: str) -> None:
+        """Print a line with the time since the command began."""
+        self._write(f"[{_duration(self._clock() - self._began):>7}] {text}")
+
+    def remind(self, now: float) -> None:
+        """Print a line for each unfinished step that none was printed for in a while."""
+        with _lock:
+            for name, step in self._steps.items():
+                if (step.total and step.done >= step.total) or now - step.said < LINE_INTERVAL_SECONDS:
+                    continue
+                step.said = now
+                elapsed = now - step.began
+                if not step.total:
+                    self.say(f"{name}: {_duration(elapsed)} so far")
+                    continue
+                text = f"{name}: {step.done:,} of {step.total:,} {step.unit}".rstrip()
+                if step.done > step.first:
+                    left = (step.total - step.done) * elapsed / (step.done - step.first)
+                    text += f", {_duration(left)} left"
+                self.say(text)
+
+    def close(self) -> None:
+        """Stop reminding."""
+        self._closed.set()
+
+    def _remind(self) -> None:
+        while not self._closed.wait(1.0):
+            self.remind(self._clock())
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
 @contextmanager
-def show_bars(console: Console) -> Iterator[None]:
-    """Draw a bar for every step that reports while the context is open."""
-    global _bars
-    columns = (
-        TextColumn("{task.description:<38}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        _bars = bars
-        try:
-            yield
-        finally:
-            _bars = None
-            _bar_ids.clear()
-            _done.clear()
+def show_progress(console: Console, *, with_prefect: bool = True) -> Iterator[None]:
+    """Show every step that reports while the context is open: bars in a terminal, lines in a file or a pipe."""
+    global _display
+    display: Bars | Lines
+    if console.is_terminal:
+        display = Bars(console)
+    else:
+        display = Lines(lambda line: print(line, flush=True))
+        display.start()
+    _display = display
+    # Its first start in a home folder takes a while, and says nothing itself.
+    if with_prefect:
+        _show(PREFECT_STEP, 0, 0, "")
+    try:
+        yield
+    finally:
+        _display = None
+        display.close()
+        _done.clear()
 
 
-def _draw(name: str, done: int, total: int) -> None:
+def _show(name: str, done: int, total: int, unit: str) -> None:
     with _lock:
-        if _bars is None:
-            return
-        if name not in _bar_ids:
-            _bar_ids[name] = _bars.add_task(name, total=total)
-        _bars.update(_bar_ids[name], completed=done, total=total)
+        if _display is not None:
+            _display.show(name, done, total, unit)
 
 
-def advance(name: str, total: int) -> None:
+def say(text: str) -> None:
+    """Tell whoever watches something that is no progress, such as what is waited for."""
+    with _lock:
+        if _display is not None:
+            _display.say(text)
+
+
+def prefect_started() -> None:
+    """Say so: the first thing that a flow does."""
+    _show(PREFECT_STEP, 1, 1, "")
+
+
+def advance(name: str, total: int, unit: str = "layers") -> None:
     """Report one more finished unit out of `total` of the named step."""
     with _lock:
         _done[name] = _done.get(name, 0) + 1
-        done = _done[name]
-    _draw(name, done, total)
+        _show(name, _done[name], total, unit)
 
 
-def reporter(name: str) -> Callable[[int, int], None]:
-    """A callback ``(done, total)`` for the named step, drawn at once and sent to Prefect every few seconds."""
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Show a step that cannot say how far it is."""
+    _show(name, 0, 0, "")
+    yield
+    _show(name, 1, 1, "")
+
+
+def reporter(name: str, unit: str) -> Callable[[int, int], None]:
+    """A callback ``(done, total)`` for the named step, shown at once and sent to Prefect every few seconds."""
     artifact: UUID | None = None
     sent_at = 0.0
     in_run = FlowRunContext.get() is not None or TaskRunContext.get() is not None
 
     def report(done: int, total: int) -> None:
         nonlocal artifact, sent_at
-        _draw(name, done, total)
+        _show(name, done, total, unit)
         now = time.monotonic()
         if not in_run or total <= 0 or (now - sent_at < ARTIFACT_INTERVAL_SECONDS and done < total):
             return

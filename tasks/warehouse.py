@@ -12,6 +12,7 @@ from sparse_probing.errors import CheckFailure
 from sparse_probing.settings import load_settings
 from sparse_probing.store.datasets import dataset_frames
 from tasks.policies import POLICY
+from tasks.progress import step
 from tasks.references import data_root, located
 
 WORKING_NAME = "working.duckdb"
@@ -27,7 +28,7 @@ def load_results() -> int:
     """Merge every finished fragment into the working database; returns how many were new."""
     from sparse_probing.warehouse import loading
 
-    with _one_writer:
+    with step("Load results"), _one_writer:
         return loading.load_results(_working(), data_root()).n_fragments
 
 
@@ -36,7 +37,7 @@ def check_results(run_ids: list[str], datasets: list[str]) -> list[str]:
     """Run every check over the runs and record the outcomes; returns one line per failed check of severity error."""
     from sparse_probing.warehouse import checks
 
-    with _one_writer:
+    with step("Check results"), _one_writer:
         results = checks.run_checks(_working(), run_ids)
         of_datasets = [
             result
@@ -68,7 +69,7 @@ def publish_snapshot() -> str:
     from sparse_probing.warehouse import loading
 
     snapshot = load_settings().snapshot_path
-    with _one_writer:
+    with step("Publish"), _one_writer:
         loading.publish(_working(), snapshot)
     return str(snapshot)
 
@@ -80,7 +81,8 @@ def write_report(run_ids: list[str], study: str) -> str:
     from sparse_probing.warehouse import connect, reads
 
     settings = load_settings()
-    path = html.write_report(settings.snapshot_path, settings.reports_dir / "index.html")
+    with step("Write report"):
+        path = html.write_report(settings.snapshot_path, settings.reports_dir / "index.html")
     with connect(settings.snapshot_path) as connection:
         best = reads.best_neurons(connection, run_ids)
     columns = ("model", "collection", "feature", "layer", "neuron", "validation_mcc", "test_mcc", "q_value")
@@ -94,7 +96,7 @@ def write_report(run_ids: list[str], study: str) -> str:
         "| feature | neuron | test MCC |",
         "|---|---|---|",
     ]
-    lines += [f"| {r['feature']} | {r['layer']}.{r['neuron']} | {r['test_mcc']:.3f} |" for r in rows]
+    lines += [f"| {r['feature']} | layer {r['layer']}, neuron {r['neuron']} | {r['test_mcc']:.3f} |" for r in rows]
     create_markdown_artifact(key="study-summary", markdown="\n".join(lines), description="Rankings and where they lie")
     return str(path)
 

@@ -40,7 +40,7 @@ def test_up_deploy_run_down(tmp_path: Path, cli, tiny_profile: Path, prefect_env
         assert {deployment["name"] for deployment in deployments} == {"study", "study-nightly"}
         nightly = next(deployment for deployment in deployments if deployment["name"] == "study-nightly")
         assert nightly["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
-        assert nightly["schedules"][0]["active"]
+        assert not nightly["schedules"][0]["active"]
         environment = prefect_environment | {"PREFECT_API_URL": api}
         asked = subprocess.run(
             [sys.executable, "-m", "prefect", "deployment", "run", "study/study", "--param", f"profile={tiny_profile}"],
