@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from flows.surroundings import check_prefect, check_prefect_home, prepare_environment, server_in_use
 from sparse_probing import __version__
@@ -24,9 +24,23 @@ if TYPE_CHECKING:
     from sparse_probing.settings import Settings
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    """A parser that answers a mistake in one line, with the command or value that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        import re
+
+        from sparse_probing.mistakes import did_you_mean
+
+        match = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        end = did_you_mean(match[1], re.findall(r"[\w-]+", match[2])) if match else "."
+        self.exit(2, f"sparse-probing: {' '.join(message.split())}{end} See: {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="sparse-probing",
         description="Which neurons of a language model respond to a feature, and how sure are we?",
         epilog="Start with: sparse-probing demo",
@@ -51,7 +65,14 @@ def build_parser() -> argparse.ArgumentParser:
     estimate = commands.add_parser("estimate", help="what a study's extraction will cost, from a short trial")
     estimate.add_argument("--profile", default="demo", metavar="NAME|FILE", help="default: demo")
 
-    commands.add_parser("collections", help="list the feature collections and profiles")
+    collections = commands.add_parser("collections", help="list the feature collections and profiles")
+    collections.add_argument("name", nargs="?", metavar="NAME", help="one collection: its features and options")
+
+    profile = commands.add_parser("profile", help="write a profile of your own")
+    new = profile.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
+        "new", help="write a commented profile with every section and key"
+    )
+    new.add_argument("file", nargs="?", default="mine.toml", metavar="FILE", help="default: mine.toml")
 
     sql = commands.add_parser("sql", help="query the published results, read-only")
     sql.add_argument("query", help="one SQL statement; '-' reads it from standard input")
@@ -103,7 +124,9 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.command == "estimate":
         return _estimate(options.profile, settings)
     if options.command == "collections":
-        return _collections()
+        return _collections() if options.name is None else _collection(options.name)
+    if options.command == "profile":
+        return _new_profile(options.file)
     if options.command == "sql":
         return _sql(options, settings)
     if options.command == "check":
@@ -122,14 +145,12 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _study(profile: str, settings: Settings) -> int:
-    from rich.console import Console
-
     from sparse_probing.config import load_profile
-    from sparse_probing.preflight import preflight
+    from sparse_probing.preflight import check_names, preflight
 
-    console = Console() if sys.stdout.isatty() else Console(width=132)
     started = time.monotonic()
     plan = load_profile(profile)
+    check_names(plan)
     from flows import services
 
     server = services.running_server(settings)
@@ -137,6 +158,9 @@ def _study(profile: str, settings: Settings) -> int:
         os.environ.setdefault("PREFECT_API_URL", server)
     check_prefect()
     preflight(plan, settings)
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=132)
     console.print(
         f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
         f"data in {settings.data_uri}; Prefect on {server_in_use() or 'an ephemeral server'}."
@@ -195,14 +219,14 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
 
 def _extract(profile: str, shard: str | None, settings: Settings) -> int:
     part = None if shard is None else _part(shard)
-    from rich.console import Console
-
     from sparse_probing.config import load_profile
     from sparse_probing.preflight import preflight
 
-    console = Console() if sys.stdout.isatty() else Console(width=132)
     plan = load_profile(profile)
     preflight(plan, settings)
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=132)
     from tasks.activations import extract_activations, is_extracted
     from tasks.datasets import build_dataset, check_dataset
     from tasks.progress import show_progress
@@ -241,17 +265,18 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _estimate(profile: str, settings: Settings) -> int:
-    from sparse_probing.activations import estimate
     from sparse_probing.config import load_profile
+    from sparse_probing.preflight import preflight
+
+    plan = load_profile(profile)
+    preflight(plan, settings)
+    from sparse_probing.activations import estimate
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
-    from sparse_probing.preflight import preflight
     from sparse_probing.reports import tables
     from tasks.models import resolved_model
     from tasks.references import data_root
 
-    plan = load_profile(profile)
-    preflight(plan, settings)
     _warn_of_slow_dtypes(plan, settings)
     columns = ("model", "collection", "sequences", "tokens", "rows", "MB a layer", "MB in all", "memory MB", "seconds")
     rows: list[tuple[object, ...]] = []
@@ -282,11 +307,33 @@ def _collections() -> int:
         collection = registry.get_collection(name)
         print(f"{name:<24} {collection.summary}")
     print(f"\nProfiles: {', '.join(profile_names())}")
-    print("Next: copy a profile to a .toml file, edit it, and run: sparse-probing study --profile FILE.toml")
+    print("Next: sparse-probing collections NAME   or   sparse-probing profile new")
+    return 0
+
+
+def _collection(name: str) -> int:
+    from sparse_probing import profile_keys
+
+    print(profile_keys.collection_page(name))
+    print("\nNext: sparse-probing profile new   writes a profile with every option")
+    return 0
+
+
+def _new_profile(file: str) -> int:
+    from pathlib import Path
+
+    from sparse_probing import profile_keys
+
+    path = profile_keys.write_profile(Path(file).expanduser())
+    print(f"Profile written to {path.absolute()}: every section and key, with defaults.")
+    print(f"Next: edit it, then: sparse-probing estimate --profile {path}")
     return 0
 
 
 def _sql(options: argparse.Namespace, settings: Settings) -> int:
+    from sparse_probing.preflight import check_published
+
+    check_published(settings)
     from sparse_probing.reports import tables
     from sparse_probing.warehouse import connect, reads
 
@@ -298,6 +345,9 @@ def _sql(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> int:
+    from sparse_probing.preflight import check_published
+
+    check_published(settings)
     from sparse_probing.warehouse import connect, reads
     from tasks.warehouse import check_again
 
@@ -319,6 +369,9 @@ def _check(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _report(settings: Settings) -> int:
+    from sparse_probing.preflight import check_published
+
+    check_published(settings)
     from sparse_probing.reports import html
 
     print(f"Report written to {html.write_report(settings.snapshot_path, settings.reports_dir / 'index.html')}")

@@ -19,12 +19,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sparse_probing.errors import InputError
+from sparse_probing.mistakes import closest, explain, listed, nearest
 
 # Raised when the same spec would give other bytes than before.
 DATASET_VERSION = 1
 EXTRACTION_VERSION = 2
 PROBING_VERSION = 2
 
+SPLITS = ("train", "validation", "test")
 Pooling = Literal["none", "mean", "max", "last"]
 PROFILES_DIR = Path(__file__).parent / "profiles"
 
@@ -42,15 +44,21 @@ class ModelSpec(Spec):
     safetensors model that an installed Python package ships.
     """
 
-    id: str
+    id: str = Field(
+        description="Hub id (owner/name), local folder, .gguf file, or package:NAME of an installed package."
+    )
     name: str = Field(default="", description="Short name in tables; the last part of the id if empty.")
-    revision: str = "main"
+    revision: str = Field(
+        default="main", description="Branch, tag or commit of a hub repository; subfolder of a local folder."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="auto: the dtype of the model's files where the device multiplies it at least as fast as float32, "
         "else float32; the first choice made in a data folder stays.",
     )
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager"] = Field(
+        default="sdpa", description="How attention is computed; eager is slower, for models that sdpa does not serve."
+    )
 
     @property
     def short_name(self) -> str:
@@ -64,13 +72,15 @@ class CollectionSpec(Spec):
     `options` is validated by the collection's own options model (see `datasets.registry`).
     """
 
-    collection: str
+    collection: str = Field(description="Name of a feature collection.")
     context_length: int = Field(default=512, ge=2, description="Tokens per sequence, special tokens included.")
     features: tuple[str, ...] | None = Field(default=None, description="A subset of the features; all if absent.")
     pooling: Pooling | None = Field(default=None, description="How positions become a row; the collection's default.")
-    split_fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
-    seed: int = 42
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    split_fractions: tuple[float, float, float] = Field(
+        default=(0.6, 0.2, 0.2), description="Shares of train, validation and test, of each class's groups."
+    )
+    seed: int = Field(default=42, description="Decides splits and samples.")
+    options: Mapping[str, Any] = Field(default_factory=dict, description="The collection's own options.")
 
     @field_validator("split_fractions")
     @classmethod
@@ -96,7 +106,9 @@ class ExtractionSpec(Spec):
     next_token: bool = Field(
         default=False, description="Read each row one position earlier: what the model holds before it sees the token."
     )
-    storage_dtype: Literal["uint8", "float16", "float32"] = "uint8"
+    storage_dtype: Literal["uint8", "float16", "float32"] = Field(
+        default="uint8", description="How activations are stored; uint8: 256 levels between each neuron's extremes."
+    )
     calibration_rows: int = Field(
         default=8192, ge=1, description="Training rows that the quantisation ranges are taken from, at most."
     )
@@ -151,17 +163,21 @@ class ProbingSpec(Spec):
     best_layer_regression_methods: tuple[str, ...] = Field(
         default=("dense_regression_probe",), description="The same as best_layer_methods, for such features."
     )
-    k_values: tuple[int, ...] = (1, 2, 4, 8, 16)
+    k_values: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16), description="Numbers of neurons of a sparse probe.")
     k_values_by_method: Mapping[str, tuple[int, ...]] = Field(
         default_factory=dict, description="Other sizes for single methods."
     )
-    ranking: Literal["mean_dif", "f_stat", "mi", "lr", "svm", "random"] = "mean_dif"
-    split: Literal["group", "reference"] = "group"
-    n_bootstrap: int = Field(default=200, ge=0)
-    n_permutations: int = Field(default=200, ge=0)
+    ranking: Literal["mean_dif", "f_stat", "mi", "lr", "svm", "random"] = Field(
+        default="mean_dif", description="Criterion on train by which probes choose candidate neurons."
+    )
+    split: Literal["group", "reference"] = Field(
+        default="group", description="group: the dataset's own splits; reference: the reference's random 70/30 of rows."
+    )
+    n_bootstrap: int = Field(default=200, ge=0, description="Bootstrap draws behind an interval; 0 for no intervals.")
+    n_permutations: int = Field(default=200, ge=0, description="Permutations behind the null of the best neuron.")
     shortlist: int = Field(default=10, ge=1, description="Neurons a layer that validation compares and tests report.")
-    optimal_time_limit_seconds: float = Field(default=60.0, gt=0)
-    seed: int = 42
+    optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each exact selection of neurons.")
+    seed: int = Field(default=42, description="Decides bootstrap draws, permutations and whatever else is random.")
 
     @field_validator("k_values")
     @classmethod
@@ -183,15 +199,17 @@ class ProbingSpec(Spec):
 class StudySpec(Spec):
     """Models × collections, extracted and probed in one way."""
 
-    name: str
-    description: str = ""
-    models: tuple[ModelSpec, ...]
-    collections: tuple[CollectionSpec, ...]
-    extraction: ExtractionSpec = ExtractionSpec()
+    name: str = Field(description="Name of the study, in tables.")
+    description: str = Field(default="", description="What it is about, for people.")
+    models: tuple[ModelSpec, ...] = Field(description="The models to probe.")
+    collections: tuple[CollectionSpec, ...] = Field(description="What to probe for.")
+    extraction: ExtractionSpec = Field(default=ExtractionSpec(), description="Which activations to keep, and how.")
     hooks: tuple[str, ...] = Field(
         default=(), description="Hooks extracted in one pass and probed one by one; extraction.hook alone if absent."
     )
-    probing: ProbingSpec = ProbingSpec()
+    probing: ProbingSpec = Field(
+        default=ProbingSpec(), description="Which probes to fit, on which split, with how much uncertainty."
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> StudySpec:
@@ -260,7 +278,10 @@ def read_neurons(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
                         remedy="Mend that line.",
                     ) from None
     except OSError as error:
-        raise InputError(f"Neurons {path} cannot be read: {error.strerror}.", remedy=remedy) from error
+        folder = Path(path).parent
+        near = closest(Path(path).name, [found.name for found in folder.iterdir()] if folder.is_dir() else [])
+        ask = f"; did you mean {near}?" if near and not Path(path).exists() else "."
+        raise InputError(f"Neurons {path} cannot be read: {error.strerror}{ask}", remedy=remedy) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file: {error}.", remedy=remedy) from error
     if not pairs:
@@ -276,18 +297,16 @@ def load_profile(name_or_path: str) -> StudySpec:
     InputError
         If there is no such profile, a file cannot be read, or a field is unknown or out of range.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = PROFILES_DIR / f"{name_or_path}.toml"
-    if not path.is_file():
-        raise InputError(
-            f"Profile {name_or_path!r} not found; known profiles: {', '.join(profile_names())}.",
-            remedy="Name one of them, or a path that ends in .toml.",
-        )
+    path = find_profile(name_or_path)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Profile {path} is not valid TOML: {error}.", remedy="Mend that line.") from error
+        detail = " ".join(str(error).split())
+        raise InputError(f"Profile {path} is not valid TOML: {detail}.", remedy="Mend that line.") from error
+    except OSError as error:
+        raise InputError(
+            f"Profile {path} cannot be read: {error.strerror}.", remedy="Check the path and its permissions."
+        ) from error
     extraction = raw.get("extraction")
     if isinstance(extraction, dict) and isinstance(extraction.get("neurons"), str):
         # What counts is what the file says, not where it lies.
@@ -295,9 +314,47 @@ def load_profile(name_or_path: str) -> StudySpec:
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the profile"
+        where, message = explain(error, StudySpec)
+        remedy = "`sparse-probing profile new` writes a profile with every section and key."
+        if where.startswith("collections.") and where.count(".") == 2 and "no such key" in message:
+            remedy = (
+                "Options of a collection belong in [collections.options]; `sparse-probing collections NAME` lists them."
+            )
+        raise InputError(f"Profile {path.name}: {where or 'the study'}: {message}.", remedy=remedy) from error
+
+
+def find_profile(name_or_path: str) -> Path:
+    """The file of a profile: of one that comes with the package by its name, else the file at that path.
+
+    Raises
+    ------
+    InputError
+        If there is neither, or the name stands for both.
+    """
+    path, known = Path(name_or_path).expanduser(), profile_names()
+    if name_or_path in known:
+        if path.is_file():
+            raise InputError(
+                f"Profile {name_or_path!r} is both a named profile and the file {path.absolute()}.",
+                remedy=f"Write ./{name_or_path} for the file, or rename it for the named one.",
+            )
+        return PROFILES_DIR / f"{name_or_path}.toml"
+    if path.is_file():
+        return path
+    is_path = path.suffix == ".toml" or path.name != name_or_path
+    beside = [found for found in sorted(path.parent.glob("*.toml")) if found.name != "pyproject.toml"]
+    meant = closest(path.stem, [*known, *(found.stem for found in beside)])
+    if meant not in known:
+        meant = next((str(found) for found in beside if found.stem == meant), None)
+    ask = f"; did you mean {meant}?" if meant else "."
+    if is_path:
+        what = "is a folder" if path.is_dir() else "is not there"
         raise InputError(
-            f"Profile {path.name}: {where}: {first['msg']} (found {first.get('input')!r:.80}).",
-            remedy=f"Edit {where}; profiles/demo.toml shows every section.",
-        ) from error
+            f"Profile file {name_or_path!r} {what} (looked for {path.absolute()}){ask}",
+            remedy=f"Check the path, or write it: sparse-probing profile new {name_or_path}",
+        )
+    raise InputError(
+        f"Profile {name_or_path!r} is unknown{ask} Named profiles: {listed(nearest(name_or_path, known))}; "
+        f"no file of that name in {Path.cwd()} either.",
+        remedy="Name one of them, or the path of a TOML file.",
+    )

@@ -1,11 +1,16 @@
-"""What can be known to fail before any work: names, packages, layers, folders. Reads little, writes nothing that stays."""
+"""What can be known to fail before any work: names, packages, layers, folders. Reads little, writes nothing that stays.
+
+What the words of a profile tell comes first, then folders, then files: nobody waits for an answer that the profile
+itself gives. No torch, no Prefect, no database is imported on the way.
+"""
 
 from __future__ import annotations
 
 import uuid
 
-from sparse_probing.config import StudySpec
+from sparse_probing.config import ModelSpec, StudySpec
 from sparse_probing.errors import InputError
+from sparse_probing.mistakes import choices
 from sparse_probing.settings import Settings
 
 
@@ -24,6 +29,15 @@ def check_writable(settings: Settings) -> None:
         ) from error
 
 
+def check_published(settings: Settings) -> None:
+    """Raise `InputError` unless there are published results to read."""
+    if not settings.snapshot_path.is_file():
+        raise InputError(
+            f"No published results at {settings.snapshot_path}.",
+            remedy="Run `sparse-probing demo` first, or point SPARSE_PROBING_DATA at a folder with results.",
+        )
+
+
 def preflight(study: StudySpec, settings: Settings) -> None:
     """Check a study's models, collections, methods and folders.
 
@@ -32,12 +46,55 @@ def preflight(study: StudySpec, settings: Settings) -> None:
     InputError
         At the first thing that cannot work, with its remedy.
     """
-    from sparse_probing import probes
-    from sparse_probing.datasets import build
-    from sparse_probing.models import hooks, loading
-    from sparse_probing.models.peek import peek_n_layers, peek_width
+    from sparse_probing.datasets.registry import get_collection
+    from sparse_probing.models import sources
 
+    check_names(study)
     check_writable(settings)
+    # What is on this machine answers at once; the hub may take a while.
+    local = [model for model in study.models if not sources.is_hub_id(model)]
+    for model in local:
+        sources.preflight(model, models_dir=settings.models_dir)
+        _check_shape(study, model)
+    for spec in study.collections:
+        collection = get_collection(spec.collection)
+        collection.preflight(collection.resolve(spec))
+    for model in study.models:
+        if model not in local:
+            sources.preflight(model, models_dir=settings.models_dir)
+            _check_shape(study, model)
+
+
+def check_names(study: StudySpec) -> None:
+    """Check what the words of a study alone tell: methods, hooks, collections, options, features, models' names.
+
+    Raises
+    ------
+    InputError
+        At the first that does not exist, or that stands for two things.
+    """
+    from sparse_probing.datasets.registry import get_collection
+    from sparse_probing.models.hook_names import canonical_hook
+
+    _check_methods(study)
+    for one in study.extractions:
+        canonical_hook(one.hook)
+    for collection in study.collections:
+        get_collection(collection.collection).resolve(collection)
+    named: dict[tuple[str, str], ModelSpec] = {}
+    for model in study.models:
+        first = named.setdefault((model.short_name, model.revision), model)
+        if first != model:
+            raise InputError(
+                f"Two models are named {model.short_name!r} at revision {model.revision!r} ({first.id} and {model.id}); "
+                "tables could not tell them apart.",
+                remedy="Give each its own models.name.",
+            )
+
+
+def _check_methods(study: StudySpec) -> None:
+    from sparse_probing.probes import METHODS
+
     probing = study.probing
     asked = {
         "methods": ("classification", probing.methods),
@@ -47,29 +104,29 @@ def preflight(study: StudySpec, settings: Settings) -> None:
         "k_values_by_method": (None, tuple(probing.k_values_by_method)),
     }
     for field, (task, methods) in asked.items():
-        known = [name for name, method in probes.METHODS.items() if task in (None, method.task)]
+        known = [name for name, method in METHODS.items() if task in (None, method.task)]
         for method in methods:
             if method not in known:
                 kind = "Probe method" if task is None else f"{task.capitalize()} method"
                 raise InputError(
-                    f"{kind} {method!r} is unknown; known: {', '.join(known)}.", remedy=f"Edit probing.{field}."
+                    f"{kind} {method!r} is unknown; {choices(method, known)}.", remedy=f"Edit probing.{field}."
                 )
-    extraction = study.extractions[0]
-    for one in study.extractions:
-        hooks.canonical_hook(one.hook)
-    for model in study.models:
-        loading.preflight(model, models_dir=settings.models_dir)
-        n_layers = peek_n_layers(model)
-        if extraction.neurons is not None:
-            from sparse_probing.activations.columns import check_neurons
 
-            width = peek_width(model, extraction.hook)
-            check_neurons(extraction, model.short_name, n_layers=n_layers, width=width)
-        for layer in extraction.layers or ():
-            if n_layers is not None and not 0 <= layer < n_layers:
-                raise InputError(
-                    f"Layer {layer} requested; {model.short_name} has {n_layers} (0–{n_layers - 1}).",
-                    remedy="Edit extraction.layers.",
-                )
-    for collection in study.collections:
-        build.preflight(collection)
+
+def _check_shape(study: StudySpec, model: ModelSpec) -> None:
+    """Layers and neurons against what the model's own description states."""
+    from sparse_probing.activations.chosen_neurons import check_neurons
+    from sparse_probing.models.peek import peek_n_layers, peek_width
+
+    extraction = study.extractions[0]
+    if extraction.neurons is None and not extraction.layers:
+        return
+    n_layers = peek_n_layers(model)
+    if extraction.neurons is not None:
+        check_neurons(extraction, model.short_name, n_layers=n_layers, width=peek_width(model, extraction.hook))
+    for layer in extraction.layers or ():
+        if n_layers is not None and not 0 <= layer < n_layers:
+            raise InputError(
+                f"Layer {layer} requested; {model.short_name} has {n_layers} (0–{n_layers - 1}).",
+                remedy="Edit extraction.layers.",
+            )

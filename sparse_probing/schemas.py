@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SPLITS = ("train", "validation", "test")
+from sparse_probing.config import SPLITS as SPLITS
 
 # The metrics of a classification probe at its decision threshold, and the two that need scores only.
 THRESHOLD_METRICS = (

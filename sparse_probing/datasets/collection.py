@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sparse_probing.config import CollectionSpec, Pooling
+from sparse_probing.config import SPLITS, CollectionSpec, Pooling
 from sparse_probing.datasets.sampling import NearDuplicates, assign_splits, order_key, split_quotas
 from sparse_probing.datasets.sources import Document, Source, ending, windows
 from sparse_probing.datasets.tokens import SpecialTokens, Tokenizer, TokenSequence, encode, special_tokens
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.schemas import SPLITS
+from sparse_probing.mistakes import choices, explain
 
 Progress = Callable[[int, int], None]
 CHARS_PER_TOKEN = 8
@@ -172,12 +172,12 @@ class Collection(ABC, Generic[OptionsT]):
         try:
             options: Any = self.options_model.model_validate(dict(spec.options))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "options"
-            known = ", ".join(self.options_model.model_fields)
+            where, message = explain(error, self.options_model)
+            remedy = f"`sparse-probing collections {self.name}` lists every option."
+            if where in CollectionSpec.model_fields and where not in self.options_model.model_fields:
+                remedy = f"{where} belongs in [[collections]], above [collections.options]."
             raise InputError(
-                f"Collection {self.name}: options.{where}: {first['msg']} (found {first.get('input')!r:.80}).",
-                remedy=f"Known options: {known}.",
+                f"Collection {self.name}: options{'.' + where if where else ''}: {message}.", remedy=remedy
             ) from error
         offered = self.features(options)
         names = [feature.name for feature in offered]
@@ -185,7 +185,7 @@ class Collection(ABC, Generic[OptionsT]):
         for name in wanted:
             if name not in names:
                 raise InputError(
-                    f"Collection {self.name} has no feature {name!r}; it offers {', '.join(names)}.",
+                    f"Collection {self.name} has no feature {name!r}; {choices(name, names)}.",
                     remedy="Edit features of that collection.",
                 )
         if not wanted:

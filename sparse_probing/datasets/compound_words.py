@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from sparse_probing.config import SPLITS
 from sparse_probing.datasets.collection import Collection, Feature, Labels, Options, Plan, Sequenced
 from sparse_probing.datasets.local_files import LocalTexts
 from sparse_probing.datasets.sources import Document, Source
 from sparse_probing.datasets.tokens import Tokenizer
 from sparse_probing.errors import DataError
-from sparse_probing.schemas import SPLITS
 
 BIGRAMS = (
     "high school",
@@ -60,7 +60,7 @@ class CompoundOptions(Options):
     )
     min_documents: int = Field(default=10, ge=len(SPLITS), description="Documents that each kind must be found in.")
     path: str = Field(exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file.")
-    text_column: str = "text"
+    text_column: str = Field(default="text", description="Column of a table that holds the text.")
     group_column: str | None = Field(
         default=None, description="Rows that must stay together; each row alone if absent."
     )
@@ -70,6 +70,9 @@ class CompoundOptions(Options):
     def _pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(not re.fullmatch(r"[^\W\d_]+ [^\W\d_]+", pair) or pair != pair.casefold() for pair in value):
             raise ValueError("expected pairs of words in lower case with one space between")
+        twice = next((pair for pair in value if value.count(pair) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is listed twice")
         return value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -19,6 +19,8 @@ from sparse_probing.datasets.local_files import LocalTexts
 from sparse_probing.datasets.sampling import random_positions
 from sparse_probing.datasets.sources import Source
 from sparse_probing.datasets.tokens import Tokenizer
+from sparse_probing.errors import InputError
+from sparse_probing.mistakes import choices, listed
 
 
 class DocumentClassOptions(Options):
@@ -30,11 +32,28 @@ class DocumentClassOptions(Options):
     path: str | None = Field(
         default=None, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file of own texts."
     )
-    text_column: str = "text"
-    label_column: str = "label"
+    text_column: str = Field(default="text", description="Column of a table that holds the text.")
+    label_column: str = Field(default="label", description="Column of a table that holds the class.")
     group_column: str | None = Field(
         default=None, description="Rows that must stay together; each row alone if absent."
     )
+
+
+def known_classes(names: tuple[str, ...], known: Iterable[str], *, own_texts: bool) -> tuple[str, ...]:
+    """The names, if they are distinct and, unless the user's own texts say what there is, known.
+
+    Raises
+    ------
+    ValueError
+        If they are not: for pydantic, which says of which option.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is listed twice")
+    unknown = [] if own_texts else [name for name in names if name not in set(known)]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is unknown; {choices(unknown[0], known)}")
+    return names
 
 
 DocumentOptionsT = TypeVar("DocumentOptionsT", bound=DocumentClassOptions)
@@ -45,6 +64,8 @@ class DocumentClassCollection(Collection[DocumentOptionsT]):
 
     default_pooling: Pooling = "mean"  # type: ignore[misc]
     poolings: tuple[Pooling, ...] = ("mean", "max", "last", "none")  # type: ignore[misc]
+    # The option that names the classes, for messages.
+    classes_option: ClassVar[str] = "languages"
 
     @abstractmethod
     def classes(self, options: DocumentOptionsT) -> Mapping[str, str]:
@@ -62,15 +83,43 @@ class DocumentClassCollection(Collection[DocumentOptionsT]):
         """See `Collection.classes_needed`."""
         return tuple(dict.fromkeys(self.classes(plan.options).values()))
 
+    def preflight(self, plan: Plan[DocumentOptionsT]) -> None:
+        """See `Collection.preflight`: the user's texts have every class, too."""
+        super().preflight(plan)
+        options = plan.options
+        if options.path is None:
+            return
+        (texts,) = self._own_texts(options)
+        wanted = self.classes(options)
+        missing = set(wanted.values())
+        found: dict[str, None] = {}
+        for label in texts.labels_found():
+            found[label] = None
+            missing.discard(texts.labels.get(label, ""))
+            if not missing:
+                return
+        asked = getattr(options, self.classes_option)
+        absent = list(
+            dict.fromkeys(name if name in asked else label for label, name in wanted.items() if name in missing)
+        )
+        more = f" (nor of {listed(absent[1:])})" if len(absent) > 1 else ""
+        raise InputError(
+            f"Collection {self.name}: no text of class {absent[0]!r}{more} in {options.path}; "
+            f"{choices(absent[0], found)}.",
+            remedy=f"Edit {self.classes_option} in its options, or label_column if the labels are elsewhere.",
+        )
+
     def sources(self, options: DocumentOptionsT) -> tuple[Source, ...]:
         """See `Collection.sources`."""
         if options.path is None:
             return self.own_sources(options)
+        return self._own_texts(options)
+
+    def _own_texts(self, options: DocumentOptionsT) -> tuple[LocalTexts]:
         classes = self.classes(options)
         labels = {**{name: name for name in classes.values()}, **classes}
-        return (
-            LocalTexts(options.path, options.text_column, options.label_column, options.group_column, labels=labels),
-        )
+        path = str(options.path)
+        return (LocalTexts(path, options.text_column, options.label_column, options.group_column, labels=labels),)
 
     def label(
         self, plan: Plan[DocumentOptionsT], sequences: Sequence[Sequenced], tokenizer: Tokenizer

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions
+from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions, known_classes
 from sparse_probing.datasets.sources import Source
 
 
@@ -20,6 +20,11 @@ class LabelledTextOptions(DocumentClassOptions):
     path: str = Field(exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file.")
     classes: tuple[str, ...] = Field(min_length=2, description="Labels to tell apart, as the texts have them.")
 
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return known_classes(value, value, own_texts=True)
+
 
 class LabelledText(DocumentClassCollection[LabelledTextOptions]):
     """Classes that the user's labels give."""
@@ -27,6 +32,7 @@ class LabelledText(DocumentClassCollection[LabelledTextOptions]):
     name = "labelled_text"
     summary = "Classes of texts of your own, one against the rest (options path and classes)"
     options_model = LabelledTextOptions
+    classes_option = "classes"
 
     def classes(self, options: LabelledTextOptions) -> Mapping[str, str]:
         """See `DocumentClassCollection.classes`."""

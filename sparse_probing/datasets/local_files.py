@@ -9,15 +9,14 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.json as pajson
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from sparse_probing.datasets.sources import Document, Source, file_digest
 from sparse_probing.errors import InputError
+from sparse_probing.mistakes import closest, did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow.csv as pacsv
 
 TABLE_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
 READ_ROWS = 4096
@@ -69,6 +68,21 @@ class LocalTexts(Source):
             else:
                 yield from self._text_document(file)
 
+    def labels_found(self) -> Iterator[str]:
+        """Labels as the texts have them, each once, as soon as it is found; of a table only its column is read."""
+        seen: set[str] = set()
+        for file in self._files():
+            if file.suffix not in TABLE_SUFFIXES:
+                parts = Path(self._relative(file)).parts
+                found = {parts[0]} if len(parts) > 1 else set()
+                yield from sorted(found - seen)
+                seen |= found
+            elif self.label_column is not None:
+                for columns in _column_batches(file, [self.label_column]):
+                    found = {str(label) for label in columns[self.label_column] if label is not None}
+                    yield from sorted(found - seen)
+                    seen |= found
+
     def _files(self) -> list[Path]:
         root = Path(self.path).expanduser()
         if root.is_file():
@@ -80,14 +94,27 @@ class LocalTexts(Source):
             return [root]
         if not root.is_dir():
             raise InputError(
-                f"Text {self.path!r} is not there (looked in {Path.cwd()}).",
+                f"Text {self.path!r} is not there (looked for {root.absolute()}){_near_path(root)}",
                 remedy="Put the file or folder there, or set options.path of the collection to where it is.",
             )
         files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
         tables = [path for path in files if path.suffix in TABLE_SUFFIXES]
         if not files:
             raise InputError(f"Folder {root} is empty.", remedy="Put table files or folders LABEL/file into it.")
+        if tables:
+            self._check_not_mixed(root, tables, files)
         return tables or files
+
+    def _check_not_mixed(self, root: Path, tables: list[Path], files: list[Path]) -> None:
+        """Tables are read and other files are left alone, unless those are laid out as labelled texts, too."""
+        others = [path.relative_to(root) for path in files if path not in set(tables)]
+        texts = [path for path in others if len(path.parts) > 1 and not any(part[0] == "." for part in path.parts)]
+        if texts:
+            raise InputError(
+                f"Folder {root} holds {len(tables)} tables ({tables[0].relative_to(root)}, …) and {len(texts)} other files "
+                f"in folders ({texts[0]}, …); either could be the texts.",
+                remedy="Name the table or a folder of tables alone in options.path, or move the tables away.",
+            )
 
     def _relative(self, file: Path) -> str:
         root = Path(self.path).expanduser()
@@ -96,9 +123,14 @@ class LocalTexts(Source):
     def _check_columns(self, file: Path, found: list[str]) -> None:
         for option in ("text_column", "label_column", "group_column"):
             column = getattr(self, option)
+            if column is not None and found.count(column) > 1:
+                raise InputError(
+                    f"{file} has {found.count(column)} columns {column!r}; {option} is that name.",
+                    remedy="Rename all but one of them.",
+                )
             if column is not None and column not in found:
                 raise InputError(
-                    f"{file} has columns {', '.join(found)}; {option} is {column!r}.",
+                    f"{file} has columns {', '.join(found)}; {option} is {column!r}{did_you_mean(column, found)}",
                     remedy=f"Set options.{option} to one of them.",
                 )
 
@@ -139,7 +171,19 @@ class LocalTexts(Source):
             yield Document(text, group, file.name, label)
 
 
+def _near_path(path: Path) -> str:
+    """What lies beside a path that does not exist and was probably meant, as the end of a sentence."""
+    folder = path.parent
+    near = closest(path.name, [found.name for found in sorted(folder.iterdir())] if folder.is_dir() else [])
+    return f"; did you mean {folder / near}?" if near else "."
+
+
 def _column_names(file: Path) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+    import pyarrow.json as pajson
+    import pyarrow.parquet as pq
+
     try:
         if file.suffix == ".parquet":
             return list(pq.read_schema(file).names)
@@ -154,6 +198,11 @@ def _column_names(file: Path) -> list[str]:
 
 
 def _column_batches(file: Path, columns: list[str]) -> Iterator[dict[str, list[Any]]]:
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+    import pyarrow.json as pajson
+    import pyarrow.parquet as pq
+
     try:
         if file.suffix == ".parquet":
             for batch in pq.ParquetFile(file).iter_batches(READ_ROWS, columns=columns):
@@ -175,6 +224,8 @@ def _column_batches(file: Path, columns: list[str]) -> Iterator[dict[str, list[A
 
 
 def _delimiter(file: Path) -> pacsv.ParseOptions:
+    import pyarrow.csv as pacsv
+
     return pacsv.ParseOptions(delimiter="\t" if file.suffix == ".tsv" else ",", newlines_in_values=True)
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions
+from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions, known_classes
 from sparse_probing.datasets.sources import LabelledSentences, Source
 
 # The languages of the European Parliament that have labelled sentences at hand, by ISO 639-1 code.
@@ -43,16 +43,17 @@ REFERENCE_LANGUAGES = ("es", "en", "fr", "nl", "it", "el", "de", "pt", "sv")
 class NaturalLanguageOptions(DocumentClassOptions):
     """Options of natural_lang_id."""
 
-    languages: tuple[str, ...] = Field(default=REFERENCE_LANGUAGES, min_length=2, description="ISO 639-1 codes.")
+    languages: tuple[str, ...] = Field(
+        default=REFERENCE_LANGUAGES,
+        min_length=2,
+        description=f"ISO 639-1 codes: {', '.join(LANGUAGES)}; with `path` any labels that the texts have.",
+    )
     sequences_per_class: int = Field(default=1000, ge=3, description="Sequences of each language, all splits.")
 
     @field_validator("languages")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [code for code in value if code not in LANGUAGES]
-        if unknown or len(set(value)) != len(value):
-            raise ValueError(f"expected distinct codes out of {', '.join(LANGUAGES)}; unknown: {', '.join(unknown)}")
-        return value
+    def _known(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return known_classes(value, LANGUAGES, own_texts=info.data.get("path") is not None)
 
 
 class NaturalLanguage(DocumentClassCollection[NaturalLanguageOptions]):
@@ -65,7 +66,7 @@ class NaturalLanguage(DocumentClassCollection[NaturalLanguageOptions]):
 
     def classes(self, options: NaturalLanguageOptions) -> Mapping[str, str]:
         """See `DocumentClassCollection.classes`."""
-        return {code: LANGUAGES[code] for code in options.languages}
+        return {code: LANGUAGES.get(code, code) for code in options.languages}
 
     def own_sources(self, options: NaturalLanguageOptions) -> tuple[Source, ...]:
         """See `DocumentClassCollection.own_sources`."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions
+from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions, known_classes
 from sparse_probing.datasets.source_code import Project, ProjectFiles
 from sparse_probing.datasets.sources import Source
 
@@ -78,7 +78,9 @@ class ProgrammingLanguageOptions(DocumentClassOptions):
     """Options of programming_lang_id."""
 
     languages: tuple[str, ...] = Field(
-        default=(), description="Features; all that installed packages offer, or with `path` the reference's, if empty."
+        default=(),
+        description=f"Out of {', '.join(LANGUAGES)}, or with `path` any that the texts have; all of those, or with `path` "
+        f"the reference's ({', '.join(REFERENCE_LABELS.values())}), if empty.",
     )
     sequences_per_class: int = Field(default=600, ge=3, description="Sequences of each language, all splits.")
     windows_per_document: int = Field(default=20, ge=1, description="Pieces taken of a file longer than a context.")
@@ -88,14 +90,11 @@ class ProgrammingLanguageOptions(DocumentClassOptions):
 
     @field_validator("languages")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = dict.fromkeys([*LANGUAGES, *REFERENCE_LABELS.values()])
-        unknown = [name for name in value if name not in known]
-        if unknown or len(set(value)) != len(value) or len(value) == 1:
-            raise ValueError(
-                f"expected at least two distinct languages out of {', '.join(known)}; unknown: {', '.join(unknown)}"
-            )
-        return value
+    def _known(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if len(value) == 1:
+            raise ValueError("one language is named; at least two are told apart")
+        # The reference's languages have no text of their own here: `path` says where it is.
+        return known_classes(value, LANGUAGES, own_texts=info.data.get("path") is not None)
 
 
 class ProgrammingLanguage(DocumentClassCollection[ProgrammingLanguageOptions]):

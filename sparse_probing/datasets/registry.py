@@ -13,6 +13,7 @@ from sparse_probing.datasets.position import Position
 from sparse_probing.datasets.programming_lang_id import ProgrammingLanguage
 from sparse_probing.datasets.text_features import TextFeatures
 from sparse_probing.errors import InputError
+from sparse_probing.mistakes import choices
 
 COLLECTIONS: dict[str, Collection[Any]] = {
     collection.name: collection
@@ -44,7 +45,7 @@ def get_collection(name: str) -> Collection[Any]:
     """
     if name not in COLLECTIONS:
         raise InputError(
-            f"Collection {name!r} is unknown; known collections: {', '.join(collection_names())}.",
-            remedy="Edit collection in the profile's collections section.",
+            f"Collection {name!r} is unknown; {choices(name, collection_names())}.",
+            remedy="Name one of them; `sparse-probing collections` says what each is.",
         )
     return COLLECTIONS[name]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_probing.config import SPLITS
 from sparse_probing.errors import DataError
-from sparse_probing.schemas import SPLITS
 
 SHINGLE_CHARS = 12
 SHINGLE_SHARE = 4

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparse_probing.config import Pooling
+from sparse_probing.config import SPLITS, Pooling
 from sparse_probing.datasets.collection import Collection, Feature, Labels, Options, Plan, Sequenced
 from sparse_probing.datasets.corpora import mixed_sources
 from sparse_probing.datasets.local_files import LocalTexts
@@ -21,7 +21,6 @@ from sparse_probing.datasets.sampling import order_key, sample_rows
 from sparse_probing.datasets.sources import Source
 from sparse_probing.datasets.tokens import Tokenizer, token_strings
 from sparse_probing.errors import DataError
-from sparse_probing.schemas import SPLITS
 
 # True, False, or None for a token of which it cannot be said.
 TokenRule = Callable[[str], bool | None]
@@ -41,7 +40,7 @@ class TokenOptions(Options):
     path: str | None = Field(
         default=None, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file of own texts."
     )
-    text_column: str = "text"
+    text_column: str = Field(default="text", description="Column of a table that holds the text.")
     label_column: str | None = Field(default=None, description="Kind of text, for balance; one kind if absent.")
     group_column: str | None = Field(
         default=None, description="Rows that must stay together; each row alone if absent."

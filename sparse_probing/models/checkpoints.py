@@ -5,15 +5,12 @@ Only names and their order; resolving one of them is `loading`'s work.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
-from sparse_probing.models.sources import WEIGHTS_PATTERN, is_hub_id
-
-_STEP = re.compile(r"^(?:step|checkpoint|iter|global_step)[-_]?(\d+)$")
+from sparse_probing.models.sources import WEIGHTS_PATTERN, is_hub_id, training_step
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def list_checkpoints(spec: ModelSpec) -> list[Checkpoint]:
             for path in folder.iterdir()
             if (path / "config.json").is_file() and any(path.glob(WEIGHTS_PATTERN))
         ]
-    found = {Checkpoint(name, int(match[1])) for name in names if (match := _STEP.match(name))}
+    found = {Checkpoint(name, step) for name in names if (step := training_step(name)) is not None}
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.revision))
 
 

@@ -1,12 +1,10 @@
 """Hook points: which module's input or output is which activation, by architecture.
 
-Names follow the field's custom (``mlp.hook_post``, ``hook_resid_pre``, …). Nothing here runs a model or keeps a value;
-`activations.capture` does.
+Their names are in `hook_names`. Nothing here runs a model or keeps a value; `activations.capture` does.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,26 +12,11 @@ import torch
 from torch import nn
 
 from sparse_probing.errors import ArtifactError, InputError
+from sparse_probing.models.hook_names import HOOK_NAMES as HOOK_NAMES
+from sparse_probing.models.hook_names import canonical_hook as canonical_hook
+from sparse_probing.models.hook_names import is_module_path
 
 Side = Literal["input", "output"]
-
-HOOK_NAMES = ("mlp.hook_post", "mlp.hook_pre", "hook_mlp_out", "hook_attn_out", "hook_resid_pre", "hook_resid_post")
-_SYNONYMS = {
-    "post": "mlp.hook_post",
-    "pre": "mlp.hook_pre",
-    "mlp.post": "mlp.hook_post",
-    "mlp.pre": "mlp.hook_pre",
-    "mlp_post": "mlp.hook_post",
-    "mlp_pre": "mlp.hook_pre",
-    "hook_post": "mlp.hook_post",
-    "hook_pre": "mlp.hook_pre",
-    "mlp_out": "hook_mlp_out",
-    "mlp.hook_out": "hook_mlp_out",
-    "attn_out": "hook_attn_out",
-    "attn.hook_out": "hook_attn_out",
-    "resid_pre": "hook_resid_pre",
-    "resid_post": "hook_resid_post",
-}
 
 
 @dataclass(frozen=True)
@@ -114,30 +97,6 @@ class HookPoint:
     width: int
 
 
-def canonical_hook(name: str) -> str:
-    """The one name of a hook point; an explicit module path (with ``{layer}``) stays as it is.
-
-    Accepts customary synonyms and full names such as ``blocks.3.mlp.hook_post`` (the layer in it is ignored).
-
-    Raises
-    ------
-    InputError
-        If the name is neither known nor a module path.
-    """
-    text = re.sub(r"^blocks\.(\d+|\{layer\})\.", "", name.strip()) if "hook" in name else name.strip()
-    text = _SYNONYMS.get(text, text)
-    if text in HOOK_NAMES or _is_module_path(text):
-        return text
-    raise InputError(
-        f"Hook {name!r} is unknown; known hooks: {', '.join(HOOK_NAMES)}.",
-        remedy="Use one of them, or a module path such as 'layers.{layer}.mlp.down_proj.input' (or '.output').",
-    )
-
-
-def _is_module_path(name: str) -> bool:
-    return "{layer}" in name and name.rsplit(".", 1)[-1] in ("input", "output")
-
-
 def is_causal(model: nn.Module) -> bool:
     """Whether the architecture is known to let no position see a later one."""
     layout = LAYOUTS.get(_model_type(model))
@@ -154,7 +113,7 @@ def count_layers(model: nn.Module, hook: str = "mlp.hook_post") -> int:
         If the architecture is unknown and the hook is no module path, or no module has that path.
     """
     name = canonical_hook(hook)
-    if _is_module_path(name):
+    if is_module_path(name):
         modules = dict(model.named_modules())
         path = name.rsplit(".", 1)[0]
         n_layers = 0
@@ -224,7 +183,7 @@ def select_tensor(value: Any) -> torch.Tensor:
 
 
 def _point(model: nn.Module, name: str, layer: int) -> HookPoint:
-    if _is_module_path(name):
+    if is_module_path(name):
         path, _, side = name.rpartition(".")
         module = model.get_submodule(path.format(layer=layer))
         return HookPoint(name, layer, module, "input" if side == "input" else "output", _width(model, module, side))

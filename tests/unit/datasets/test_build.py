@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from sparse_probing.config import CollectionSpec, load_profile
+from sparse_probing.datasets import local_files
 from sparse_probing.datasets.build import build_dataset, dataset_digest, preflight
 from sparse_probing.datasets.registry import collection_names, get_collection
 from sparse_probing.errors import ArtifactError, DataError, InputError
@@ -231,11 +232,14 @@ def test_repeats_across_groups_never_cross_a_split(tmp_path: Path, write_corpus:
 
 
 BAD = {
-    "unknown feature": ({"features": ("klingon",)}, "no feature 'klingon'; it offers spanish"),
+    "unknown feature": ({"features": ("klingon",)}, "no feature 'klingon'; known: "),
     "no feature": ({"features": ()}, "features is empty"),
-    "unknown option": ({"options": {"sequence_per_class": 3}}, "options.sequence_per_class: Extra inputs"),
+    "unknown option": (
+        {"options": {"sequence_per_class": 3}},
+        "options.sequence_per_class: no such key; did you mean sequences_per_class?",
+    ),
     "bad value": ({"options": {"sequences_per_class": 1}}, "options.sequences_per_class: Input should be greater"),
-    "unknown language": ({"options": {"languages": ["es", "tlh"]}}, "unknown: tlh"),
+    "unknown language": ({"options": {"languages": ["es", "tlh"]}}, "no text of class 'tlh'"),
     "missing column": ({"options": {"text_column": "body"}}, "text_column is 'body'"),
     "missing file": ({"options": {"path": "no/such/file.csv"}}, "is not there"),
     "no room": ({"options": {"skip_tokens": 40}}, "context_length is 24"),
@@ -260,7 +264,7 @@ def test_pooling_that_labels_do_not_allow_is_refused(write_corpus: Write) -> Non
 
 
 def test_unknown_collections_are_refused_with_the_known_names() -> None:
-    with pytest.raises(InputError, match=r"'birds' is unknown; known collections: .*natural_lang_id"):
+    with pytest.raises(InputError, match=r"'birds' is unknown; known: .*natural_lang_id"):
         get_collection("birds")
     assert collection_names() == sorted(collection_names())
     assert {"natural_lang_id", "programming_lang_id", "text_features"} <= set(collection_names())
@@ -272,13 +276,63 @@ def test_a_missing_package_is_refused_with_the_command_to_install_it(monkeypatch
         preflight(CollectionSpec(collection="natural_lang_id"))
 
 
-def test_a_class_without_text_and_one_with_two_groups_are_data_errors(
-    tmp_path: Path, write_corpus: Write, tokenizer: Any
+CLASSES = {
+    "labelled_text": (
+        {"classes": ["Greek", "typescript", "Typescripts"]},
+        "no text of class 'Typescripts' in .*; did you mean typescript[?] Known: typescript, .*es, de.*Edit classes",
+    ),
+    "programming_lang_id": (
+        {"languages": ["Typescript", "Greek"]},
+        "no text of class 'Typescript' in .*did you mean typescript[?]",
+    ),
+    "natural_lang_id": ({"languages": ["es", "sv", "da"]}, "no text of class 'sv' [(]nor of da[)] in .*known: es, "),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", "folder"])
+@pytest.mark.parametrize("collection", CLASSES)
+def test_classes_that_the_texts_lack_are_found_before_any_work(
+    tmp_path: Path, write_corpus: Write, collection: str, suffix: str
 ) -> None:
+    extra = [{"text": "let x", "label": label, "group": "g"} for label in ("typescript", "Greek")]
+    path = write_corpus(extra=extra)
+    frame = pd.read_json(path, lines=True)
+    if suffix == "folder":
+        path = tmp_path / "folder"
+        for label in dict.fromkeys(frame.label):
+            (path / label).mkdir(parents=True)
+            (path / label / "a.txt").write_text("text", encoding="utf-8")
+    elif suffix != "jsonl":
+        path = path.with_suffix(f".{suffix}")
+        frame.to_csv(path) if suffix == "csv" else frame.to_parquet(path)
+    options, message = CLASSES[collection]
+    spec = CollectionSpec(collection=collection, context_length=24, options={"path": str(path), **options})
+    with pytest.raises(InputError, match=message) as caught:
+        preflight(spec)
+    assert "\n" not in str(caught.value)
+    there = [str(label) for label in dict.fromkeys(frame.label)][-2:]
+    asked = {"classes" if collection == "labelled_text" else "languages": there}
+    preflight(spec.model_copy(update={"options": {"path": str(path), **asked}}))
+
+
+def test_the_search_for_labels_ends_where_all_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pd.DataFrame({"text": "t", "label": ["a", "b"] * 10_000}).to_parquet(tmp_path / "texts.parquet")
+    batches = []
+    whole = local_files._column_batches
+
+    def counted(file: Path, columns: list[str]) -> Any:
+        for batch in whole(file, columns):
+            batches.append(sorted(batch))
+            yield batch
+
+    monkeypatch.setattr(local_files, "_column_batches", counted)
+    path = str(tmp_path / "texts.parquet")
+    preflight(CollectionSpec(collection="labelled_text", options={"path": path, "classes": ["a", "b"]}))
+    assert batches == [["label"]]
+
+
+def test_a_class_with_two_groups_is_a_data_error(tmp_path: Path, write_corpus: Write, tokenizer: Any) -> None:
     root = Location.open(tmp_path / "d")
-    absent = language_spec(write_corpus(), options={"languages": ["es", "sv"]})
-    with pytest.raises(DataError, match="no text of class swedish; found spanish"):
-        build_dataset(absent, root=root, tokenizer=tokenizer, tokenizer_digest="t")
     extra = [{"text": "ett par ord till på svenska här", "label": "sv", "group": f"s{i % 2}"} for i in range(6)]
     few = language_spec(write_corpus("few/texts.jsonl", extra=extra), options={"languages": ["es", "sv"]})
     with pytest.raises(DataError, match="Class 'swedish' has 2 sentences or documents; at least 3"):

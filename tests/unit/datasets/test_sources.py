@@ -171,6 +171,19 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         list(LocalTexts(str(tmp_path / "gap.jsonl"), group_column="g").documents(0))
 
 
+def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.csv").write_text("text,label,text\na,b,c\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has 2 columns 'text'; text_column is that name"):
+        LocalTexts(str(tmp_path / "twice.csv")).check()
+    for name in ("corpus/go/proj/main.go", "corpus/go/proj/data.csv", "tables/a.csv", "tables/README.md"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text,label\na,b\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"1 tables \(go/proj/data\.csv, …\) and 1 other files"):
+        LocalTexts(str(tmp_path / "corpus")).check()
+    LocalTexts(str(tmp_path / "tables")).check()
+
+
 def test_missing_packages_name_the_remedy() -> None:
     with pytest.raises(InputError, match=r"'no-such-package' is not installed.*pip install --no-deps no-such-package"):
         installed_version("no-such-package")

