@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from sparse_probing.errors import DataError, InputError
+from sparse_probing.probes import showing
 from sparse_probing.probes.cuts import Cut, Index, Pool, Problem, fix, make_cut, solve_by_columns
 from sparse_probing.probes.hinge_dual import HingeProblem
 from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
 from sparse_probing.probes.interior_point import Array
+from sparse_probing.probes.labelling import Labels, label_classes, row_mask
+from sparse_probing.probes.logistic import plain_scaled
 from sparse_probing.probes.optimal_input import (
     Weights,
     check_options,
@@ -33,6 +37,7 @@ from sparse_probing.probes.optimal_input import (
 )
 from sparse_probing.probes.squared_dual import SquaredProblem
 from sparse_probing.probes.tree import Tree
+from sparse_probing.schemas import PROBE_FITS, PROBE_SUPPORTS
 
 Master = Literal["tree", "gurobi"]
 
@@ -44,7 +49,7 @@ FINAL_TOLERANCE = 1e-9
 NODE_TOLERANCE = 3e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class OptimalFit:
     """A sparse probe and what is proved about it.
 
@@ -52,12 +57,14 @@ class OptimalFit:
     ----------
     support:
         (k,) neurons, ascending.
-    coef:
-        (k,) coefficients, in the order of ``support``.
-    intercept:
-        Intercept.
+    coef, intercept:
+        (k,) coefficients in the order of ``support``, and scalar, in units of X as it was handed in: the score of a
+        sample is ``X[:, support] @ coef + intercept``.
+    coef_scaled:
+        (k,) the coefficients that the ridge holds down: per ten standard deviations, or ``coef`` itself without
+        standardisation.
     objective:
-        Value of the training objective at ``coef`` and ``intercept``.
+        Value of the training objective, on standardised activations where they were standardised.
     bound:
         No k neurons can do better than this. Holds whatever the status.
     gap:
@@ -77,6 +84,8 @@ class OptimalFit:
         Wall time.
     phase_seconds:
         Wall time of ``root``, ``incumbent``, ``search``.
+    classes:
+        (2,) what y called negative and positive; empty for regression.
     """
 
     support: NDArray[np.int64]
@@ -91,18 +100,73 @@ class OptimalFit:
     n_fixed: int
     n_candidates_left: int
     seconds: float
+    coef_scaled: Array
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    classes: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.int8))
 
     def decision_function(self, X: ArrayLike) -> Array:
-        """(n_samples,) ``X[:, support] @ coef + intercept`` for X of shape (n_samples, n_neurons)."""
+        """(n_samples,) ``X[:, support] @ coef + intercept`` for X (n_samples, n_neurons), in the units that were fitted."""
         return np.asarray(X, dtype=np.float64)[:, self.support] @ self.coef + self.intercept
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predictions for X (n_samples, n_neurons), all columns of the X that was fitted and in its units: nothing to scale.
+
+        Returns
+        -------
+        (n_samples,) entries of `classes`, coded as the y that was fitted, positive where the score exceeds 0; of a
+        regression the score itself.
+        """
+        score = self.decision_function(X)
+        return self.classes[(score > 0).astype(np.intp)] if len(self.classes) else score
+
+    def table(self) -> pa.Table:
+        """One row per neuron of the support, of largest scaled coefficient first.
+
+        Columns ``neuron``, ``position_in_support`` and ``coef`` are those of table `probe_supports`; ``k``, ``status``,
+        ``objective``, ``bound``, ``gap``, ``n_cuts`` and ``fit_seconds`` those of `probe_fits`, the same in every row.
+        """
+        order = np.argsort(-np.abs(self.coef_scaled), kind="stable")
+        each: dict[str, Any] = {
+            "neuron": self.support[order],
+            "position_in_support": np.arange(len(order)),
+            "coef": self.coef[order],
+        }
+        whole = {"k": len(order), "status": self.status, "objective": self.objective, "bound": self.bound}
+        whole |= {"gap": self.gap, "n_cuts": self.n_cuts, "fit_seconds": self.seconds}
+        each |= {name: [value] * len(order) for name, value in whole.items()}
+        fields = [(PROBE_SUPPORTS if name in PROBE_SUPPORTS.names else PROBE_FITS).field(name) for name in each]
+        arrays = [pa.array(each[one.name]).cast(one.type) for one in fields]
+        return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        order = np.argsort(-np.abs(self.coef_scaled), kind="stable")[: 2 * showing.N_SHOWN]
+        columns = {
+            "neuron": [str(neuron) for neuron in self.support[order]],
+            "coef": [showing.digits(value) for value in self.coef[order]],
+            "coef_scaled": [showing.digits(value) for value in self.coef_scaled[order]],
+        }
+        rest = len(self.support) - len(order)
+        headline = (
+            f"OptimalFit of {len(self.support)} neurons: {self.status}, objective {self.objective:.6g}, "
+            f"bound {self.bound:.6g}, gap {self.gap:.1e}, {self.seconds:.2f} s"
+        )
+        more = f"intercept {self.intercept:.4g}" + (f"; and {rest} more neurons; .table() has all" if rest else "")
+        return headline, columns, more
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
 
 
 def fit_optimal(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     k: int,
     *,
+    labelled: ArrayLike | None = None,
+    standardise: bool = True,
     weights: Weights = "balanced",
     gamma: float | None = None,
     time_limit_seconds: float = 60.0,
@@ -119,11 +183,17 @@ def fit_optimal(
     Parameters
     ----------
     X:
-        (n_samples, n_neurons) finite activations of any float type. The ridge makes the scale matter: with the default
-        ``gamma``, divide by ten times the training standard deviation (see :func:`scale_for_optimal`). At unit scale the
-        relaxation is weak and little can be certified.
+        (n_samples, n_neurons) finite activations of any type, in any units. The probe is fitted on every labelled row:
+        pass the training rows alone, and keep the others for `OptimalFit.predict`.
     y:
-        (n_samples,) labels ±1, both present.
+        (n_samples,) of two classes, both present: booleans, 0 and 1, or -1 and +1; NaN for rows without a label.
+    labelled:
+        (n_samples,) bool: the rows whose y is a label; all of them if absent.
+    standardise:
+        Fit on activations less their mean, divided by ten times their standard deviation over the labelled rows, as in
+        Gurnee et al. (2023). The ridge makes the scale matter, and the default ``gamma`` is meant for this one; at unit
+        scale the relaxation is weak and little can be certified. False leaves X as it is. Coefficients and predictions
+        are in units of X either way.
     k:
         Neurons allowed; more than there are means all of them.
     weights:
@@ -161,6 +231,8 @@ def fit_optimal(
         X,
         y,
         [k],
+        labelled=labelled,
+        standardise=standardise,
         weights=weights,
         gamma=gamma,
         time_limit_seconds=time_limit_seconds,
@@ -174,9 +246,11 @@ def fit_optimal(
 
 def fit_optimal_path(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     ks: Iterable[int],
     *,
+    labelled: ArrayLike | None = None,
+    standardise: bool = True,
     weights: Weights = "balanced",
     gamma: float | None = None,
     time_limit_seconds: float = 60.0,
@@ -194,18 +268,20 @@ def fit_optimal_path(
     began = time.perf_counter()
     ks = [checked_k(k) for k in ks]
     check_options(time_limit_seconds, gap_tolerance, gamma, master)
-    matrix, labels = checked_data(X, y)
+    matrix, labels, kept = checked_data(X, y, labelled)
     chosen = checked_neurons(candidates, matrix.shape[1], "candidates")
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
     start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
-    w = sample_weights(weights, labels)
+    w = sample_weights(weights, labels, kept)
     if gamma is None:
         gamma = labels.size**-0.5
-    problem = HingeProblem(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], labels, w, gamma)
+    matrix, units = _standardised(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], standardise)
+    problem = HingeProblem(matrix, labels, w, gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     options = _Options(time_limit_seconds, gap_tolerance, master, seed)
-    return _fit_path(problem, chosen, ks, seeds, options, began)
+    fits = _fit_path(problem, chosen, ks, seeds, options, began)
+    return [replace(units.restore(fit, chosen), classes=label_classes(y)) for fit in fits]
 
 
 def fit_optimal_regression(
@@ -213,6 +289,8 @@ def fit_optimal_regression(
     y: ArrayLike,
     k: int,
     *,
+    labelled: ArrayLike | None = None,
+    standardise: bool = True,
     gamma: float | None = None,
     time_limit_seconds: float = 60.0,
     gap_tolerance: float = 1e-4,
@@ -223,8 +301,8 @@ def fit_optimal_regression(
 ) -> OptimalFit:
     """Fit ridge regression on the best k neurons of all.
 
-    Minimises ``½ Σ_i (y_i − x_iᵀβ − b)² + ‖β‖²/(2γ)`` over β with at most k nonzero entries, and b. ``y`` is a finite,
-    not constant, (n_samples,) target; everything else as in :func:`fit_optimal`.
+    Minimises ``½ Σ_i (y_i − x_iᵀβ − b)² + ‖β‖²/(2γ)`` over β with at most k nonzero entries, and b. ``y`` is a (n_samples,)
+    target, finite and not constant, or NaN for rows without one; everything else as in :func:`fit_optimal`.
 
     Source: Bertsimas and Van Parys, *Sparse high-dimensional regression*, Annals of Statistics 48 (2020).
     """
@@ -233,6 +311,9 @@ def fit_optimal_regression(
     check_options(time_limit_seconds, gap_tolerance, gamma, master)
     matrix = checked_matrix(X)
     target = np.asarray(y, dtype=np.float64)
+    if target.shape == (matrix.shape[0],):
+        known = row_mask(labelled, target.shape) & ~np.isnan(target)
+        matrix, target = (matrix, target) if known.all() else (matrix[known], target[known])
     if target.shape != (matrix.shape[0],) or not np.isfinite(target).all() or np.ptp(target) == 0:
         raise DataError(
             f"y has shape {target.shape} beside X of {matrix.shape}; expected one finite target a row, not all equal.",
@@ -242,19 +323,42 @@ def fit_optimal_regression(
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
     start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
-    problem = SquaredProblem(matrix[:, chosen], target, target.size**-0.5 if gamma is None else gamma)
+    matrix, units = _standardised(matrix[:, chosen], standardise)
+    problem = SquaredProblem(matrix, target, target.size**-0.5 if gamma is None else gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
-    return _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
+    fit = _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
+    return units.restore(fit, chosen)
 
 
 def scale_for_optimal(X: ArrayLike) -> Array:
-    """(n_neurons,) ten times the standard deviation of each column, one for constant columns: divide X by it.
+    """(n_neurons,) ten times the standard deviation of each column, one for constant columns: what to divide X by.
 
-    Computed on training rows, applied to all. This is the scale at which the default ``gamma`` regularises as in
-    Gurnee et al. (2023), *Finding Neurons in a Haystack*.
+    Computed on training rows, applied to all; `fit_optimal` does so by itself unless told not to. This is the scale at
+    which the default ``gamma`` regularises as in Gurnee et al. (2023), *Finding Neurons in a Haystack*.
     """
     scale = 10.0 * np.asarray(X, dtype=np.float64).std(axis=0)
     return np.where(scale > 0, scale, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """How fitted columns came from the activations: ``(X - mean) * factor``, (n_candidates,) each."""
+
+    mean: Array
+    factor: Array
+
+    def restore(self, fit: OptimalFit, candidates: Index) -> OptimalFit:
+        """The same fit with coefficients in units of X."""
+        at = np.searchsorted(candidates, fit.support)
+        coef = fit.coef_scaled * self.factor[at]
+        return replace(fit, coef=coef, intercept=fit.intercept - float(coef @ self.mean[at]))
+
+
+def _standardised(matrix: Array, standardise: bool) -> tuple[Array, _Units]:
+    if not standardise:
+        return matrix, _Units(np.zeros(matrix.shape[1]), np.ones(matrix.shape[1]))
+    scaled = plain_scaled(matrix)
+    return scaled.Z, _Units(scaled.mean, scaled.scale)
 
 
 # --- order of work ----------------------------------------------------------------------------------------------------
@@ -363,6 +467,7 @@ def _fit_one(
     return OptimalFit(
         support=neurons[support].astype(np.int64),
         coef=coef,
+        coef_scaled=coef,
         intercept=intercept,
         objective=objective,
         bound=bound,
