@@ -1,19 +1,21 @@
 -- one row per run and feature of a model probed at several revisions: its best neuron, in the order of training
--- A series holds what can be compared: same dataset, hook, neurons, pooling, probing and number formats; only the weights differ.
+-- A series holds checkpoints of one model id that can be compared: same dataset, hook, neurons, pooling, probing and formats.
 -- The number that ends the revision (step1000, main-20) is the training step; revisions without one come last.
 create view checkpoint_trajectories as
 with best as (
     select
         best_neuron_per_feature.run_id,
         best_neuron_per_feature.model,
+        best_neuron_per_feature.model_id,
         best_neuron_per_feature.collection,
         best_neuron_per_feature.feature,
         best_neuron_per_feature.hook,
         best_neuron_per_feature.revision,
-        try_cast(regexp_extract(best_neuron_per_feature.revision, '([0-9]+)$', 1) as bigint) as training_step,
+        best_neuron_per_feature.weights_digest,
+        runs.training_step,
         md5(
             concat_ws(
-                '|', runs.model, runs.dataset_digest, runs.hook, runs.pooling, runs.probing_digest,
+                '|', runs.model_id, runs.dataset_digest, runs.hook, runs.pooling, runs.probing_digest,
                 runs.storage_dtype, runs.model_dtype, runs.attention, array_to_string(runs.layers, ','),
                 runs.spec ->> '$.extraction.neurons'
             )
@@ -29,7 +31,7 @@ with best as (
         best_neuron_per_feature.test_mcc_high,
         best_neuron_per_feature.q_value
     from best_neuron_per_feature
-    inner join runs on best_neuron_per_feature.run_id = runs.run_id
+    inner join named_runs as runs on best_neuron_per_feature.run_id = runs.run_id
 ),
 
 placed as (
@@ -37,6 +39,8 @@ placed as (
         run_id,
         series_id,
         model,
+        model_id,
+        weights_digest,
         collection,
         feature,
         hook,
@@ -64,6 +68,8 @@ select
     position_in_series,
     run_id,
     model,
+    model_id,
+    weights_digest,
     collection,
     feature,
     hook,

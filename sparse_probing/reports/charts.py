@@ -125,8 +125,8 @@ def _cell(feature: str, layer: int, row: dict[Any, Any] | None) -> Cell:
 def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str]) -> Chart:
     records = rows.to_dict("records")
     ks = sorted({int(row["k"]) for row in records})
-    scores = [number(row[name]) for row in records for name in ("validation_score", "test_score")]
-    dense = number(records[0]["dense_test_score"])
+    scores = [judged(row, split)[0] for row in records for split in ("validation", "test")]
+    dense = judged(records[0], "dense_test")[0]
     lowest = min([value for value in [*scores, dense] if value is not None] + [0.0])
     bottom = 0.0 if lowest >= 0 else max(-1.0, math.floor(lowest * 4) / 4)
     low_x, high_x = math.log2(max(ks[0], 1)), math.log2(max(ks[-1], 1))
@@ -145,12 +145,12 @@ def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str]) -> Chart:
     curves = []
     for label, points in groups.items():
         points.sort(key=lambda row: int(row["k"]))
-        test = [(row, value) for row in points if (value := number(row["test_score"])) is not None]
-        validation = [(row, value) for row in points if (value := number(row["validation_score"])) is not None]
+        test = [(row, value) for row in points if (value := judged(row, "test")[0]) is not None]
+        validation = [(row, value) for row in points if (value := judged(row, "validation")[0]) is not None]
         banded = [
             (row, low, high)
             for row in points
-            if (low := number(row["test_low"])) is not None and (high := number(row["test_high"])) is not None
+            if (low := judged(row, "test")[1]) is not None and (high := judged(row, "test")[2]) is not None
         ]
         outline = [f"{x(row['k'])},{y(high)}" for row, _, high in banded]
         outline += [f"{x(row['k'])},{y(low)}" for row, low, _ in reversed(banded)]
@@ -186,8 +186,14 @@ def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str]) -> Chart:
 def _point_title(label: str, row: dict[Any, Any], value: float) -> str:
     layer = number(row["layer"])
     where = "all layers" if layer is None else f"layer {int(layer)}"
-    test = interval(value, number(row["test_low"]), number(row["test_high"]))
-    return f"{label}, k = {int(row['k'])}, {where}: test {test}, validation {score(number(row['validation_score']))}"
+    test = interval(value, judged(row, "test")[1], judged(row, "test")[2])
+    return f"{label}, k = {int(row['k'])}, {where}: test {test}, validation {score(judged(row, 'validation')[0])}"
+
+
+def judged(row: dict[Any, Any], split: str) -> tuple[float | None, float | None, float | None]:
+    """The score that a row's fit is judged by (column metric) on a split, with its interval: of views of fits."""
+    ends = [number(row.get(f"{split}_{row['metric']}_{end}")) for end in ("low", "high")]
+    return number(row[f"{split}_{row['metric']}"]), ends[0], ends[1]
 
 
 def number(value: Any) -> float | None:

@@ -178,11 +178,7 @@ def _baseline_rows(
         cells = []
         for variant in variants:
             row = by_place.get((feature, variant))
-            cells.append(
-                ""
-                if row is None
-                else interval(number(row["test_score"]), number(row["test_low"]), number(row["test_high"]))
-            )
+            cells.append("" if row is None else interval(*charts.judged(row, "test")))
         if any(cells):
             rows.append((feature, tuple(cells)))
     titles = {"real": "best sparse probe", "dense": "dense probe"}

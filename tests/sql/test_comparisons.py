@@ -75,3 +75,24 @@ def test_changes_compare_neighbours() -> None:
         ("step512", "step1000", True, 0.75, 0.5, True),
         ("step1000", "main", False, 0.5, 0.0, False),
     ]
+
+
+def test_a_series_is_of_one_model_id_and_its_overwritten_folder_has_two_members() -> None:
+    def run(run_id: str, folder: str, digest: str, day: int) -> dict[str, Any]:
+        spec = f'{{"model": {{"id": "{folder}/final"}}}}'
+        created = datetime(2026, 1, day, tzinfo=UTC)
+        return {"run_id": run_id, "model": "final", "revision": "local", "spec": spec} | {
+            "weights_digest": digest,
+            "created_at": created,
+        }
+
+    runs = [run("r1", "a", "1111111111", 2), run("r2", "a", "2222222222", 1), run("r3", "b", "3333333333", 3)]
+    con = database(
+        runs=runs,
+        features=[{"run_id": one["run_id"]} for one in runs],
+        neuron_scores=[{"run_id": one["run_id"]} for one in runs],
+    )
+    found = con.execute(
+        "select model, revision, run_id from checkpoint_trajectories order by position_in_series"
+    ).fetchall()
+    assert found == [("a/final", "local+22222222", "r2"), ("a/final", "local+11111111", "r1")]

@@ -166,9 +166,9 @@ def test_geometry_keeps_to_its_box() -> None:
             "ranking": None,
             "metric": "r2",
             "layer": None,
-            "dense_test_score": 0.5,
+            "dense_test_r2": 0.5,
         }
-        | {"feature": "f", "test_score": s, "validation_score": s, "test_low": None, "test_high": None}
+        | {"feature": "f", "test_r2": s, "validation_r2": s, "test_r2_low": None, "test_r2_high": None}
         for k, s in ((1, -7.0), (4, 0.0), (256, 1.0))
     ]
     (chart,) = charts.sparsity_charts(pd.DataFrame(rows), ["f", "absent"], {"m": "c0"})
