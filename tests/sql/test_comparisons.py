@@ -66,7 +66,7 @@ def test_changes_compare_neighbours() -> None:
     found = (
         three_checkpoints()
         .execute(
-            "select earlier_revision, later_revision, same_neuron, earlier_neuron_mcc_now, test_mcc_change, "
+            "select earlier_revision, later_revision, same_neuron, earlier_neuron_validation_mcc, test_mcc_change, "
             "intervals_apart from checkpoint_changes order by position_in_series"
         )
         .fetchall()
