@@ -23,13 +23,19 @@ with best as (
         runs.created_at,
         best_neuron_per_feature.layer,
         best_neuron_per_feature.neuron,
+        best_neuron_per_feature.direction,
+        best_neuron_per_feature.threshold,
         best_neuron_per_feature.validation_mcc,
         best_neuron_per_feature.validation_mcc_low,
         best_neuron_per_feature.validation_mcc_high,
         best_neuron_per_feature.test_mcc,
         best_neuron_per_feature.test_mcc_low,
         best_neuron_per_feature.test_mcc_high,
-        best_neuron_per_feature.q_value
+        best_neuron_per_feature.q_value,
+        best_neuron_per_feature.n_test,
+        best_neuron_per_feature.n_test_positive,
+        best_neuron_per_feature.n_test_groups,
+        best_neuron_per_feature.n_test_groups_positive
     from best_neuron_per_feature
     inner join named_runs as runs on best_neuron_per_feature.run_id = runs.run_id
 ),
@@ -53,13 +59,19 @@ placed as (
         count(*) over (partition by series_id, feature) as n_in_series,
         layer,
         neuron,
+        direction,
+        threshold,
         validation_mcc,
         validation_mcc_low,
         validation_mcc_high,
         test_mcc,
         test_mcc_low,
         test_mcc_high,
-        q_value
+        q_value,
+        n_test,
+        n_test_positive,
+        n_test_groups,
+        n_test_groups_positive
     from best
 )
 
@@ -77,12 +89,18 @@ select
     training_step,
     layer,
     neuron,
+    direction,
+    threshold,
     validation_mcc,
     validation_mcc_low,
     validation_mcc_high,
     test_mcc,
     test_mcc_low,
     test_mcc_high,
-    q_value
+    q_value,
+    n_test,
+    n_test_positive,
+    n_test_groups,
+    n_test_groups_positive
 from placed
 where n_in_series >= 2;

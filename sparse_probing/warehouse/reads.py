@@ -84,6 +84,19 @@ class BestNeuron:
 
 
 @dataclass(frozen=True)
+class ProbedFeature:
+    """What a feature's test scores rest on, from view `probed_features`. A feature with targets has no positive rows."""
+
+    run_id: str
+    feature: str
+    task: str
+    n_test: int
+    n_test_positive: int
+    n_test_groups: int
+    n_test_groups_positive: int
+
+
+@dataclass(frozen=True)
 class BestTargetProbe:
     """One row of view `best_target_probes`: the best sparse probe of a feature whose targets are numbers."""
 
@@ -137,6 +150,11 @@ def best_neurons(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None =
     """The best neuron of every feature, best first within its model, revision and collection."""
     order = "model, revision, collection, run_id, validation_mcc desc nulls last, feature"
     return _rows(con, BestNeuron, "best_neuron_per_feature", run_ids, order)
+
+
+def probed_features(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[ProbedFeature]:
+    """Every feature of every run, with the rows and groups that its test scores rest on."""
+    return _rows(con, ProbedFeature, "probed_features", run_ids, "run_id, feature")
 
 
 def best_target_probes(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[BestTargetProbe]:
