@@ -1,7 +1,8 @@
 -- one row per run: its provenance, under names of model and revision that no other weights have
 -- model: its short name; where other models have that too, the last parts of the id that tell it from them (a/final, b/final).
 -- revision: as the model's source calls it; where other weights were once found under it (a folder was overwritten), with the
--- first digits of the weights' digest. Both hold within this database. training_step: the number that ends the revision.
+-- first digits of the weights' digest. Both hold within this database.
+-- training_step: the number that ends the revision as the study asked for it (step1000), which a commit or a version has not.
 create view named_runs as
 with identified as (
     select
@@ -9,6 +10,7 @@ with identified as (
         model as short_name,
         coalesce(spec ->> '$.model.id', model) as model_id,
         revision as source_revision,
+        coalesce(spec ->> '$.model.revision', revision) as asked_revision,
         weights_digest
     from runs
 ),
@@ -93,7 +95,7 @@ select
         when revisions.n_weights = 1 then runs.revision
         else format('{}+{}', runs.revision, left(runs.weights_digest, 8))
     end as revision,
-    try_cast(regexp_extract(runs.revision, '([0-9]+)$', 1) as bigint) as training_step,
+    try_cast(regexp_extract(identified.asked_revision, '([0-9]+)$', 1) as bigint) as training_step,
     runs.weights_digest,
     runs.tokenizer_digest,
     runs.collection,

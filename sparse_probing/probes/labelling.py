@@ -114,7 +114,9 @@ def _numbers(y: ArrayLike) -> NDArray[np.bool_] | NDArray[np.float64]:
     if values.dtype == bool or np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating):
         return values
     try:
-        return values.astype(np.float64) if values.dtype == object else _refused(values)
+        # pandas marks what is missing by a value of its own.
+        known = [np.nan if type(value).__name__ == "NAType" else value for value in values.flat]
+        return np.array(known, np.float64).reshape(values.shape) if values.dtype == object else _refused(values)
     except (TypeError, ValueError):
         return _refused(values)
 

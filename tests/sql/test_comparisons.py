@@ -96,3 +96,20 @@ def test_a_series_is_of_one_model_id_and_its_overwritten_folder_has_two_members(
         "select model, revision, run_id from checkpoint_trajectories order by position_in_series"
     ).fetchall()
     assert found == [("a/final", "local+22222222", "r2"), ("a/final", "local+11111111", "r1")]
+
+
+def test_the_training_step_is_of_the_revision_asked_for_and_not_of_a_commit_or_version() -> None:
+    asked = [("0a1b99", "step1000"), ("ffff07", "step512"), ("0.1.2", "main")]
+    runs = [
+        {"run_id": f"r{i}", "revision": found, "spec": f'{{"model": {{"id": "hub/tiny", "revision": "{name}"}}}}'}
+        for i, (found, name) in enumerate(asked)
+    ]
+    con = database(
+        runs=runs,
+        features=[{"run_id": run["run_id"]} for run in runs],
+        neuron_scores=[{"run_id": run["run_id"]} for run in runs],
+    )
+    found = con.execute(
+        "select revision, training_step from checkpoint_trajectories order by position_in_series"
+    ).fetchall()
+    assert found == [("ffff07", 512), ("0a1b99", 1000), ("0.1.2", None)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -15,8 +16,10 @@ from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes import METHODS, uncertainty
 from sparse_probing.probes.baselines import feature_baselines
 from sparse_probing.probes.counts import count_levels
+from sparse_probing.probes.elastic_net import fit_elastic_net
 from sparse_probing.probes.heuristic import sparsity_sweep
 from sparse_probing.probes.labelling import SignedLabels, as_signs
+from sparse_probing.probes.logistic import fit_logistic
 from sparse_probing.probes.metrics import classification_metrics
 from sparse_probing.probes.neuron_scores import NeuronScores
 from sparse_probing.probes.optimal import OptimalFit, fit_optimal, fit_optimal_path, fit_optimal_regression
@@ -74,6 +77,11 @@ def test_every_coding_of_two_classes_means_the_same(planted: Planted, coding: st
         for labels in (planted.y, y)
     ]
     assert short[0] == short[1]
+    train = planted.split == 0
+    signs, coded = planted.y[train], np.asarray(y)[train]
+    for fit in (fit_logistic, functools.partial(fit_elastic_net, c=1.0, l1_ratio=0.5)):
+        one, two = (fit(planted.values[train], labels).coef for labels in (signs, coded))
+        np.testing.assert_array_equal(one, two)
     score = np.asarray(planted.values[:, 3])
     assert classification_metrics(y, score) == classification_metrics(planted.y, score)
     assert trainable_features(np.asarray(y)[:, None], planted.split).tolist() == [True]
@@ -85,6 +93,8 @@ def test_a_row_without_a_label_is_marked_by_nan_or_by_the_mask(planted: Planted)
     wanted = score_neurons(planted.X, SignedLabels(stored), planted.groups, **planted.keywords)
     with_nan = np.where(hidden, np.nan, planted.y > 0)
     assert_same(wanted, score_neurons(planted.X, with_nan, planted.groups, **planted.keywords))
+    nullable = pd.Series(planted.y > 0, dtype="boolean").mask(hidden)
+    assert_same(wanted, score_neurons(planted.X, nullable, planted.groups, **planted.keywords))
     for y in (planted.y > 0, stored):
         assert_same(wanted, score_neurons(planted.X, y, planted.groups, labelled=~hidden, **planted.keywords))
     assert_same(wanted, score_features(planted.X, stored[:, None], labelled=~hidden, **planted.keywords)[0])
