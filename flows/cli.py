@@ -208,7 +208,7 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
     console.print("Next:")
     best = "layer, neuron, test_mcc from best_neuron_per_feature order by test_mcc desc"
     if not neurons and targets:
-        best = "variant, k, layer, test_score, test_low, test_high from baselines order by feature, test_score desc"
+        best = "variant, k, layer, test_r2, test_r2_low, test_r2_high from baselines order by feature, test_r2 desc"
     for command in (
         f'sparse-probing sql "select feature, {best}"',
         "sparse-probing check --all",
