@@ -83,6 +83,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     commands.add_parser("report", help="write the HTML report from the published results")
 
+    neurons = commands.add_parser("neurons", help="lists of neurons to pass on")
+    neuron_actions = neurons.add_subparsers(dest="action", metavar="ACTION", required=True)
+    export = neuron_actions.add_parser(
+        "export", help="a CSV file a model, in the layout of the paper's published lists"
+    )
+    export.add_argument("folder", metavar="DIR", help="where to write; files of the same names are replaced")
+
     up = commands.add_parser("up", help="start a Prefect server, pool, limit, worker and deployments on this machine")
     up.add_argument("--port", type=int, default=int(os.environ.get("PREFECT_SERVER_API_PORT") or 4200))
     commands.add_parser("deploy", help="make pool, limit and deployments on the server that PREFECT_API_URL names")
@@ -133,6 +140,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         return _check(options, settings)
     if options.command == "report":
         return _report(settings)
+    if options.command == "neurons":
+        return _export_neurons(options.folder, settings)
     from flows import services
 
     if options.command in ("up", "deploy"):
@@ -376,6 +385,18 @@ def _report(settings: Settings) -> int:
 
     print(f"Report written to {html.write_report(settings.snapshot_path, settings.reports_dir / 'index.html')}")
     print("Next: open it in a browser; it needs nothing else.")
+    return 0
+
+
+def _export_neurons(folder: str, settings: Settings) -> int:
+    from pathlib import Path
+
+    from sparse_probing.reports import neuron_lists
+
+    written = neuron_lists.write_lists(settings.snapshot_path, Path(folder))
+    for path, n_rows in written.items():
+        print(f"{n_rows:>7,} neurons  {path}")
+    print('Next: sparse-probing sql "select * from interest_thresholds"   # what makes a neuron one of interest')
     return 0
 
 

@@ -190,6 +190,11 @@ def checkpoint_trajectories(con: duckdb.DuckDBPyConnection, run_ids: Iterable[st
     return _frame(con, "checkpoint_trajectories", run_ids, "series_id, feature, position_in_series")
 
 
+def neuron_lists(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """View `neuron_lists`: one row per list, run, feature and neuron, best first within a feature."""
+    return _frame(con, "neuron_lists", None, "list, model, revision, hook, dataset, feature, rank, layer, neuron")
+
+
 def query(con: duckdb.DuckDBPyConnection, sql: str) -> QueryResult:
     """Answer one statement of a user's, which can neither write nor reach files beside the snapshot.
 

@@ -20,13 +20,9 @@ from sparse_probing.errors import InputError
 
 def test_our_own_failure_is_found_behind_another() -> None:
     own = InputError("Layer 99 requested; tiny has 3.", remedy="Edit it.")
-    try:
-        try:
-            raise own
-        except InputError as error:
-            raise RuntimeError("a flow failed\nin many lines") from error
-    except RuntimeError as error:
-        assert as_one_line(error, log=Path("x.log")) is own
+    outer = RuntimeError("a flow failed\nin many lines")
+    outer.__cause__ = own
+    assert as_one_line(outer, log=Path("x.log")) is own
     assert as_one_line(ExceptionGroup("two", [ValueError("a"), own]), log=Path("x.log")) is own
 
 

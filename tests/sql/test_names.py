@@ -48,6 +48,8 @@ GLOSSARY = {
     "certified": "whether the optimum was proved",
     "same_neuron": "whether the best neuron stayed the same",
     "intervals_apart": "whether two test intervals do not touch",
+    "list": "which published list a neuron belongs to",
+    "dataset": "collection, tokenizer, context length and sequences, as the published lists write them",
     "name": "name of a check",
     "violations": "rows of a check",
     "subject": "what violates a check",

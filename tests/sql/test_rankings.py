@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -460,3 +461,34 @@ def test_names_are_as_short_as_they_may_be(
     ]
     found = database(runs=runs).execute("select model from named_runs order by model").fetchall()
     assert [name for (name,) in found] == names
+
+
+def test_neuron_lists_name_the_dataset_and_take_the_newest_of_like_runs() -> None:
+    spec = json.dumps({"collection": {"context_length": 256}, "model": {"id": "tiny"}})
+    older = datetime(2025, 1, 1, tzinfo=UTC)
+    con = database(
+        runs=[
+            {"spec": spec},
+            {"run_id": "old", "spec": spec, "created_at": older},
+            {"run_id": "mean", "pooling": "mean"},
+        ],
+        features=[{}, {"run_id": "old"}, {"run_id": "mean"}],
+        neuron_scores=[
+            score(0, 3, 0.95, test=0.9, coef=-1.5, test_f1=0.75),
+            score(1, 4, 0.5),
+            score(0, 5, 0.99, run_id="old"),
+            score(0, 6, 0.1, run_id="mean"),
+        ],
+    )
+    found = con.execute(
+        "select list, run_id, layer, neuron, test_mcc, test_f1, coef from neuron_lists order by list, run_id, rank"
+    ).fetchall()
+    assert [row[:4] for row in found] == [
+        ("all_neurons_of_interest", "r1", 0, 3),
+        ("top_mono_neurons", "mean", 0, 6),
+        ("top_mono_neurons", "r1", 0, 3),
+    ]
+    assert found[0][4:] == pytest.approx((0.9, 0.75, -1.5))
+    ((dataset,),) = con.execute("select distinct dataset from neuron_lists where run_id = 'r1'").fetchall()
+    assert dataset.split(".")[0] == "text_features"
+    assert dataset.split(".")[2:] == ["256", "50"]

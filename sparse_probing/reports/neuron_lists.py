@@ -1,0 +1,75 @@
+"""Neuron lists as CSV files in the layout of those published with arXiv 2305.01610, a folder a model.
+
+Which neurons are listed is decided by the views; nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+from sparse_probing.errors import InputError
+from sparse_probing.warehouse import connect, reads
+
+USUAL_HOOK = "mlp.hook_post"
+# Published name of each column of view `neuron_lists`, in the published order.
+COLUMNS = {
+    "model": "model",
+    "dataset": "dataset",
+    "feature": "feature",
+    "layer": "layer",
+    "neuron": "neuron",
+    "test_mcc": "test_mcc",
+    "test_f1": "test_f1_score",
+    "test_precision": "test_precision",
+    "test_recall": "test_recall",
+    "coef": "coef",
+}
+
+
+def write_lists(snapshot: Path, folder: Path) -> dict[Path, int]:
+    """Write ``<model>@<revision>/all_neurons_of_interest.csv`` and ``top_mono_neurons.csv`` of every model.
+
+    Neurons at another hook than the usual one are in files of their own, whose names end in the hook.
+
+    Returns
+    -------
+    dict
+        Number of neurons in each file written.
+
+    Raises
+    ------
+    InputError
+        If there are no published results, they hold no scored neuron, or the folder cannot be written to.
+    """
+    with connect(snapshot) as connection:
+        table = reads.neuron_lists(connection)
+    if table.empty:
+        raise InputError(
+            f"{snapshot} holds no scored neuron.", remedy="Run a study of a collection whose features are classes."
+        )
+    written: dict[Path, int] = {}
+    for (model, revision, hook, name), rows in table.groupby(["model", "revision", "hook", "list"], sort=True):
+        stem = name if hook == USUAL_HOOK else f"{name}.{_file_name(hook)}"
+        path = folder / f"{_file_name(model)}@{_file_name(revision)}" / f"{stem}.csv"
+        text = rows[list(COLUMNS)].rename(columns=COLUMNS).to_csv(index=False, lineterminator="\n")
+        temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written: {error.strerror}.", remedy="Name a folder of yours."
+            ) from error
+        finally:
+            if temporary.is_file():
+                temporary.unlink()
+        written[path] = len(rows)
+    return written
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text)
