@@ -77,8 +77,12 @@ def check_names(study: StudySpec) -> None:
     from sparse_probing.models.hook_names import canonical_hook
 
     _check_methods(study)
-    for one in study.extractions:
-        canonical_hook(one.hook)
+    hooks: dict[str, str] = {}
+    for name in study.hooks or (study.extraction.hook,):
+        canonical = canonical_hook(name)
+        if canonical in hooks:
+            raise InputError(f"Hooks {hooks[canonical]!r} and {name!r} are the same.", remedy="Leave one of them out.")
+        hooks[canonical] = name
     for collection in study.collections:
         get_collection(collection.collection).resolve(collection)
     named: dict[tuple[str, str], ModelSpec] = {}
@@ -106,6 +110,10 @@ def _check_methods(study: StudySpec) -> None:
     for field, (task, methods) in asked.items():
         known = [name for name, method in METHODS.items() if task in (None, method.task)]
         for method in methods:
+            if methods.count(method) > 1:
+                raise InputError(
+                    f"Method {method!r} is listed twice in probing.{field}.", remedy="Leave one of them out."
+                )
             if method not in known:
                 kind = "Probe method" if task is None else f"{task.capitalize()} method"
                 raise InputError(
