@@ -46,13 +46,13 @@ def real(layer: int, limit: float, beside_gurobi: bool) -> None:
     for name, y in labels.items():
         fifty = np.argsort(-np.abs(X[y > 0].mean(axis=0) - X[y < 0].mean(axis=0)))[:50]
         for k in seconds:
-            fit = fit_optimal(X, y, k, time_limit_seconds=limit)
-            few = fit_optimal(X, y, k, time_limit_seconds=limit, candidates=fifty)
+            fit = fit_optimal(X, y, k, standardise=False, time_limit_seconds=limit)
+            few = fit_optimal(X, y, k, standardise=False, time_limit_seconds=limit, candidates=fifty)
             assert fit.objective <= few.objective * (1 + 1e-5), "pre-selected candidates did better"
             seconds[k].append(fit.seconds if fit.status == "optimal" else np.inf)
             beside = f"{100 * (few.objective / fit.objective - 1):>9.2f}%"
             if beside_gurobi:
-                lazy = fit_optimal(X, y, k, time_limit_seconds=limit, master="gurobi")
+                lazy = fit_optimal(X, y, k, standardise=False, time_limit_seconds=limit, master="gurobi")
                 late = " " if lazy.status == "optimal" else "+"
                 beside += f"{lazy.seconds:>9.2f}{late}{lazy.seconds / fit.seconds:>7.1f}"
             report(name, y, fit, beside)
@@ -60,7 +60,7 @@ def real(layer: int, limit: float, beside_gurobi: bool) -> None:
         ordered = sorted(each)
         print(f"k = {k}: median {statistics.median(each):.2f} s, nine of ten within {ordered[8]:.2f} s")
     began = time.perf_counter()
-    fits = fit_optimal_path(X, labels["leading_capital"], range(1, 9), time_limit_seconds=limit)
+    fits = fit_optimal_path(X, labels["leading_capital"], range(1, 9), standardise=False, time_limit_seconds=limit)
     print(
         f"path k = 1..8 of leading_capital: {time.perf_counter() - began:.2f} s, worst gap {max(f.gap for f in fits):.1e}"
     )
@@ -80,7 +80,7 @@ def synthetic(limit: float, n: int = 2700, d: int = 16_384) -> None:
         y = np.where(signal > np.quantile(signal, 0.8), 1, -1)
         X /= scale_for_optimal(X).astype(np.float32)
         for k in (4, 8):
-            report(name, y, fit_optimal(X, y, k, time_limit_seconds=limit))
+            report(name, y, fit_optimal(X, y, k, standardise=False, time_limit_seconds=limit))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NoReturn
 
 from flows.surroundings import check_prefect, check_prefect_home, prepare_environment, server_in_use
@@ -165,15 +166,15 @@ def _study(profile: str, settings: Settings) -> int:
         f"data in {settings.data_uri}; Prefect on {server_in_use() or 'an ephemeral server'}."
     )
     _warn_of_slow_dtypes(plan, settings)
-    from flows.failures import as_one_line
+    from flows.failures import as_one_line, end_with_the_server
     from flows.logs import log_to_file
     from flows.study import study
     from tasks.progress import show_progress
 
     log = settings.local_dir / "logs" / "study.log"
-    log_to_file(log)
+    api_url = server_in_use()
     try:
-        with show_progress(console):
+        with log_to_file(log), show_progress(console), end_with_the_server(api_url) if api_url else nullcontext():
             run_ids = study(profile=profile, spec=plan)
     except Exception as error:
         raise as_one_line(error, log=log) from error
@@ -207,7 +208,7 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
     console.print("Next:")
     best = "layer, neuron, test_mcc from best_neuron_per_feature order by test_mcc desc"
     if not neurons and targets:
-        best = "variant, k, layer, test_score, test_low, test_high from baselines order by feature, test_score desc"
+        best = "variant, k, layer, test_r2, test_r2_low, test_r2_high from baselines order by feature, test_r2 desc"
     for command in (
         f'sparse-probing sql "select feature, {best}"',
         "sparse-probing check --all",

@@ -5,32 +5,51 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def log_to_file(path: Path) -> None:
-    """Send the log of this process, libraries' warnings and failed threads to a file instead of the terminal.
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Send logs, warnings, failed threads and whatever libraries write to standard error to a file, not the terminal.
 
-    Call it once Prefect is imported: it sets up logging of its own then. What goes to Prefect's server still does.
+    Enter it once Prefect is imported: it sets up logging of its own then. What goes to Prefect's server still does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter(FORMAT))
-    root = logging.getLogger()
-    loggers = [root, *(one for one in logging.Logger.manager.loggerDict.values() if isinstance(one, logging.Logger))]
-    for logger in loggers:
-        silenced = [one for one in logger.handlers if getattr(one, "stream", None) in (sys.stderr, sys.stdout)]
-        silenced += [one for one in logger.handlers if type(one).__name__ == "PrefectConsoleHandler"]
-        for one in silenced:
-            if one in logger.handlers:
-                logger.removeHandler(one)
-        if silenced and not logger.propagate:
+    with path.open("a", encoding="utf-8", buffering=1) as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter(FORMAT))
+        root = logging.getLogger()
+        loggers = [
+            root,
+            *(one for one in logging.Logger.manager.loggerDict.values() if isinstance(one, logging.Logger)),
+        ]
+        removed = [
+            (logger, one)
+            for logger in loggers
+            for one in logger.handlers
+            if getattr(one, "stream", None) in (sys.stderr, sys.stdout) or type(one).__name__ == "PrefectConsoleHandler"
+        ]
+        for logger, one in removed:
+            logger.removeHandler(one)
+        added = {root, *(logger for logger, _ in removed if not logger.propagate)}
+        for logger in added:
             logger.addHandler(handler)
-    root.addHandler(handler)
-    logging.captureWarnings(True)
-    threading.excepthook = _log_failed_thread
+        hook, threading.excepthook = threading.excepthook, _log_failed_thread
+        logging.captureWarnings(True)
+        try:
+            with redirect_stderr(stream):
+                yield
+        finally:
+            logging.captureWarnings(False)
+            threading.excepthook = hook
+            for logger in added:
+                logger.removeHandler(handler)
+            # Prefect's console handlers stay away: what its threads still have to say belongs to no command.
+            root.addHandler(logging.NullHandler())
 
 
 def _log_failed_thread(failure: threading.ExceptHookArgs) -> None:

@@ -225,6 +225,18 @@ class StudySpec(Spec):
             raise ValueError("extraction.neurons are neurons of one hook; several hooks are given")
         return self
 
+    @model_validator(mode="after")
+    def _one_name_a_model(self) -> StudySpec:
+        ids: dict[str, str] = {}
+        for model in self.models:
+            other = ids.setdefault(model.short_name, model.id)
+            if other != model.id:
+                raise ValueError(
+                    f"models {other!r} and {model.id!r} are both called {model.short_name!r}; "
+                    "expected a name of its own for each: set models.name"
+                )
+        return self
+
     @property
     def extractions(self) -> tuple[ExtractionSpec, ...]:
         """One spec for each hook; they differ in nothing else."""

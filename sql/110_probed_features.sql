@@ -4,6 +4,8 @@ select
     runs.run_id,
     runs.study,
     runs.model,
+    runs.model_id,
+    runs.weights_digest,
     runs.revision,
     runs.collection,
     runs.hook,
@@ -16,9 +18,16 @@ select
     features.prevalence,
     features.n_train,
     features.n_train_positive,
+    features.n_train_groups,
+    features.n_train_groups_positive,
     features.n_validation,
     features.n_validation_positive,
+    features.n_validation_groups,
+    features.n_validation_groups_positive,
     features.n_test,
-    features.n_test_positive
+    features.n_test_positive,
+    features.n_test - features.n_test_positive as n_test_negative,
+    features.n_test_groups,
+    features.n_test_groups_positive
 from features
-inner join runs on features.run_id = runs.run_id;
+inner join named_runs as runs on features.run_id = runs.run_id;

@@ -1,4 +1,6 @@
 -- one row per run, feature and neuron that its layer's shortlist holds (chosen on train); scores that are not numbers are null
+-- threshold: the activation at which the neuron's logistic regression is undecided, which every score here but best_… ones is of.
+-- direction: +1 where activations above the threshold are predicted positive (the neuron rises), -1 where those below are.
 create view shortlisted_neurons as
 select
     run_id,
@@ -8,6 +10,8 @@ select
     layer_rank,
     coef,
     intercept,
+    case when coef <> 0 then -intercept::double / coef end as threshold,
+    sign(coef)::tinyint as direction,
     mean_difference,
     p_value,
     q_value,

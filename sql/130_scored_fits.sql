@@ -1,4 +1,5 @@
--- one row per run and fit: the fit with the one score its task is judged by (mcc, or r2 for regression) in each split
+-- one row per run and fit: the fit with the score its task is judged by (column metric: mcc, or r2 for regression) in each split
+-- Scores of the other task, and scores that are not numbers, are null.
 create view scored_fits as
 with fits as (
     select
@@ -53,11 +54,16 @@ judged as (
         is_dense,
         is_rotated,
         case when is_regression then 'r2' else 'mcc' end as metric,
-        case when is_regression then train_r2 else train_mcc end as train_score,
-        case when is_regression then validation_r2 else validation_mcc end as validation_score,
-        case when is_regression then test_r2 else test_mcc end as test_score,
-        case when is_regression then test_r2_low else test_mcc_low end as test_low,
-        case when is_regression then test_r2_high else test_mcc_high end as test_high,
+        case when not is_regression and not isnan(train_mcc) then train_mcc end as train_mcc,
+        case when not is_regression and not isnan(validation_mcc) then validation_mcc end as validation_mcc,
+        case when not is_regression and not isnan(test_mcc) then test_mcc end as test_mcc,
+        case when not is_regression then test_mcc_low end as test_mcc_low,
+        case when not is_regression then test_mcc_high end as test_mcc_high,
+        case when is_regression and not isnan(train_r2) then train_r2 end as train_r2,
+        case when is_regression and not isnan(validation_r2) then validation_r2 end as validation_r2,
+        case when is_regression and not isnan(test_r2) then test_r2 end as test_r2,
+        case when is_regression then test_r2_low end as test_r2_low,
+        case when is_regression then test_r2_high end as test_r2_high,
         test_f1,
         test_roc_auc,
         test_average_precision
@@ -80,11 +86,16 @@ select
     is_dense,
     is_rotated,
     metric,
-    case when not isnan(train_score) then train_score end as train_score,
-    case when not isnan(validation_score) then validation_score end as validation_score,
-    case when not isnan(test_score) then test_score end as test_score,
-    test_low,
-    test_high,
+    train_mcc,
+    validation_mcc,
+    test_mcc,
+    test_mcc_low,
+    test_mcc_high,
+    train_r2,
+    validation_r2,
+    test_r2,
+    test_r2_low,
+    test_r2_high,
     test_f1,
     test_roc_auc,
     test_average_precision

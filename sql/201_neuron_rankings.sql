@@ -21,6 +21,8 @@ with ranked as (
         layer_rank,
         coef,
         intercept,
+        threshold,
+        direction,
         mean_difference,
         train_mcc,
         train_roc_auc,
@@ -51,6 +53,8 @@ select
     ranked.run_id,
     probed_features.study,
     probed_features.model,
+    probed_features.model_id,
+    probed_features.weights_digest,
     probed_features.revision,
     probed_features.collection,
     ranked.feature,
@@ -64,6 +68,8 @@ select
     ranked.layer_rank,
     ranked.coef,
     ranked.intercept,
+    ranked.threshold,
+    ranked.direction,
     ranked.mean_difference,
     ranked.train_mcc,
     ranked.train_roc_auc,
@@ -89,7 +95,10 @@ select
     ranked.q_value,
     probed_features.prevalence,
     probed_features.n_test,
-    probed_features.n_test_positive
+    probed_features.n_test_positive,
+    probed_features.n_test_negative,
+    probed_features.n_test_groups,
+    probed_features.n_test_groups_positive
 from ranked
 inner join probed_features
     on ranked.run_id = probed_features.run_id and ranked.feature = probed_features.feature;

@@ -95,7 +95,10 @@ select
     neuron_rankings.neuron,
     neuron_rankings.rank,
     neuron_rankings.ties,
+    neuron_rankings.direction,
+    neuron_rankings.threshold,
     neuron_rankings.coef,
+    neuron_rankings.intercept,
     neuron_rankings.validation_mcc,
     neuron_rankings.test_mcc,
     neuron_rankings.test_mcc_low,
@@ -104,7 +107,12 @@ select
     neuron_rankings.test_precision,
     neuron_rankings.test_recall,
     neuron_rankings.prevalence,
-    neuron_rankings.q_value
+    neuron_rankings.q_value,
+    neuron_rankings.n_test,
+    neuron_rankings.n_test_positive,
+    neuron_rankings.n_test_negative,
+    neuron_rankings.n_test_groups,
+    neuron_rankings.n_test_groups_positive
 from neuron_rankings
 inner join n_required on neuron_rankings.collection = n_required.collection
 inner join n_reached

@@ -1,5 +1,6 @@
 -- one row per run, feature, method, variant, ranking, step and k: the layer that validation chose, with its test numbers
--- score is mcc, or r2 for regression (column metric). The dense columns repeat the feature's dense probe for comparison.
+-- Fits are judged by mcc, or by r2 for regression (column metric); the other is null.
+-- The dense columns repeat the feature's dense probe for comparison.
 create view sparsity_curves as
 with placed as (
     select
@@ -16,18 +17,27 @@ with placed as (
         converged,
         is_dense,
         metric,
-        train_score,
-        validation_score,
-        test_score,
-        test_low,
-        test_high,
+        train_mcc,
+        validation_mcc,
+        test_mcc,
+        test_mcc_low,
+        test_mcc_high,
+        train_r2,
+        validation_r2,
+        test_r2,
+        test_r2_low,
+        test_r2_high,
         test_f1,
         test_roc_auc,
         test_average_precision,
         count(*) over (partition by run_id, feature, method, variant, ranking, step, k) as n_layers,
         row_number() over (
             partition by run_id, feature, method, variant, ranking, step, k
-            order by validation_score desc nulls last, train_score desc nulls last, layer, fit_id
+            order by
+                coalesce(validation_mcc, validation_r2) desc nulls last,
+                coalesce(train_mcc, train_r2) desc nulls last,
+                layer,
+                fit_id
         ) as place
     from scored_fits
 ),
@@ -37,14 +47,20 @@ dense_placed as (
         run_id,
         feature,
         layer,
-        validation_score,
-        test_score,
+        validation_mcc,
+        validation_r2,
+        test_mcc,
+        test_r2,
         row_number() over (
             partition by run_id, feature
-            order by validation_score desc nulls last, train_score desc nulls last, layer, fit_id
+            order by
+                coalesce(validation_mcc, validation_r2) desc nulls last,
+                coalesce(train_mcc, train_r2) desc nulls last,
+                layer,
+                fit_id
         ) as place
     from scored_fits
-    where is_dense and validation_score is not null
+    where is_dense and coalesce(validation_mcc, validation_r2) is not null
 )
 
 select
@@ -66,17 +82,24 @@ select
     placed.converged,
     placed.is_dense,
     placed.metric,
-    placed.train_score,
-    placed.validation_score,
-    placed.test_score,
-    placed.test_low,
-    placed.test_high,
+    placed.train_mcc,
+    placed.validation_mcc,
+    placed.test_mcc,
+    placed.test_mcc_low,
+    placed.test_mcc_high,
+    placed.train_r2,
+    placed.validation_r2,
+    placed.test_r2,
+    placed.test_r2_low,
+    placed.test_r2_high,
     placed.test_f1,
     placed.test_roc_auc,
     placed.test_average_precision,
     dense_placed.layer as dense_layer,
-    dense_placed.validation_score as dense_validation_score,
-    dense_placed.test_score as dense_test_score
+    dense_placed.validation_mcc as dense_validation_mcc,
+    dense_placed.validation_r2 as dense_validation_r2,
+    dense_placed.test_mcc as dense_test_mcc,
+    dense_placed.test_r2 as dense_test_r2
 from placed
 inner join probed_features
     on placed.run_id = probed_features.run_id and placed.feature = probed_features.feature

@@ -13,14 +13,19 @@ with labelled as (
         k,
         layer,
         metric,
-        train_score,
-        validation_score,
-        test_score,
-        test_low,
-        test_high,
+        train_mcc,
+        validation_mcc,
+        test_mcc,
+        test_mcc_low,
+        test_mcc_high,
+        train_r2,
+        validation_r2,
+        test_r2,
+        test_r2_low,
+        test_r2_high,
         fit_id
     from sparsity_curves
-    where validation_score is not null
+    where coalesce(validation_mcc, validation_r2) is not null
 ),
 
 placed as (
@@ -35,13 +40,22 @@ placed as (
         k,
         layer,
         metric,
-        validation_score,
-        test_score,
-        test_low,
-        test_high,
+        validation_mcc,
+        test_mcc,
+        test_mcc_low,
+        test_mcc_high,
+        validation_r2,
+        test_r2,
+        test_r2_low,
+        test_r2_high,
         row_number() over (
             partition by run_id, feature, variant
-            order by validation_score desc, train_score desc nulls last, k, method, fit_id
+            order by
+                coalesce(validation_mcc, validation_r2) desc,
+                coalesce(train_mcc, train_r2) desc nulls last,
+                k,
+                method,
+                fit_id
         ) as place
     from labelled
 )
@@ -57,9 +71,13 @@ select
     k,
     layer,
     metric,
-    validation_score,
-    test_score,
-    test_low,
-    test_high
+    validation_mcc,
+    test_mcc,
+    test_mcc_low,
+    test_mcc_high,
+    validation_r2,
+    test_r2,
+    test_r2_low,
+    test_r2_high
 from placed
 where place = 1;

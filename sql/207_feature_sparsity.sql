@@ -13,13 +13,19 @@ with curves as (
         k,
         layer,
         metric,
-        validation_score,
-        test_score,
-        dense_validation_score,
-        dense_test_score,
-        0.95 * dense_validation_score as target_score
+        validation_mcc,
+        validation_r2,
+        test_mcc,
+        test_r2,
+        dense_validation_mcc,
+        dense_validation_r2,
+        dense_test_mcc,
+        dense_test_r2,
+        0.95 * dense_validation_mcc as target_mcc,
+        0.95 * dense_validation_r2 as target_r2
     from sparsity_curves
-    where variant = 'real' and not is_dense and step = 0 and dense_validation_score is not null
+    where variant = 'real' and not is_dense and step = 0
+        and coalesce(dense_validation_mcc, dense_validation_r2) is not null
 ),
 
 reached as (
@@ -30,10 +36,14 @@ reached as (
         ranking,
         min(k) as smallest_k,
         arg_min(layer, k) as layer,
-        arg_min(validation_score, k) as validation_score,
-        arg_min(test_score, k) as test_score
+        arg_min(validation_mcc, k) as validation_mcc,
+        arg_min(validation_r2, k) as validation_r2,
+        arg_min(test_mcc, k) as test_mcc,
+        arg_min(test_r2, k) as test_r2
     from curves
-    where target_score > 0 and validation_score >= target_score
+    where
+        coalesce(target_mcc, target_r2) > 0
+        and coalesce(validation_mcc, validation_r2) >= coalesce(target_mcc, target_r2)
     group by run_id, feature, method, ranking
 ),
 
@@ -47,14 +57,17 @@ tried as (
         method,
         ranking,
         metric,
-        dense_validation_score,
-        dense_test_score,
-        target_score,
+        dense_validation_mcc,
+        dense_validation_r2,
+        dense_test_mcc,
+        dense_test_r2,
+        target_mcc,
+        target_r2,
         max(k) as largest_k_tried
     from curves
     group by
         run_id, model, revision, collection, feature, method, ranking, metric,
-        dense_validation_score, dense_test_score, target_score
+        dense_validation_mcc, dense_validation_r2, dense_test_mcc, dense_test_r2, target_mcc, target_r2
 )
 
 select
@@ -66,14 +79,19 @@ select
     tried.method,
     tried.ranking,
     tried.metric,
-    tried.dense_validation_score,
-    tried.dense_test_score,
-    tried.target_score,
+    tried.dense_validation_mcc,
+    tried.dense_validation_r2,
+    tried.dense_test_mcc,
+    tried.dense_test_r2,
+    tried.target_mcc,
+    tried.target_r2,
     tried.largest_k_tried,
     reached.smallest_k,
     reached.layer,
-    reached.validation_score,
-    reached.test_score
+    reached.validation_mcc,
+    reached.validation_r2,
+    reached.test_mcc,
+    reached.test_r2
 from tried
 left join reached
     on

@@ -1,11 +1,14 @@
 -- one row per model, revision, hook and neuron that scores a validation mcc of at least 0.5 for two features or more
--- A feature counts once however many runs probed it. Features that imply each other (all_digits, contains_digit) count
--- as two: look at the list before calling a neuron polysemantic.
+-- Models are told apart by id and weights, whatever they are called. A feature counts once however many runs probed it.
+-- Features that imply each other (all_digits, contains_digit) count as two: look at the list before calling a neuron
+-- polysemantic.
 create view polysemantic_neurons as
 with responses as (
     select
         model,
+        model_id,
         revision,
+        weights_digest,
         hook,
         layer,
         neuron,
@@ -13,12 +16,14 @@ with responses as (
         max(validation_mcc) as validation_mcc
     from neuron_rankings
     where validation_mcc >= 0.5
-    group by model, revision, hook, layer, neuron, collection, feature
+    group by model, model_id, revision, weights_digest, hook, layer, neuron, collection, feature
 )
 
 select
     model,
+    model_id,
     revision,
+    weights_digest,
     hook,
     layer,
     neuron,
@@ -26,5 +31,5 @@ select
     list(qualified_feature order by validation_mcc desc, qualified_feature) as features,
     list(validation_mcc order by validation_mcc desc, qualified_feature) as validation_mccs
 from responses
-group by model, revision, hook, layer, neuron
+group by model, model_id, revision, weights_digest, hook, layer, neuron
 having count(*) >= 2;

@@ -104,4 +104,4 @@ select
     counted.n_union,
     counted.n_shared / counted.n_union as jaccard
 from counted
-inner join runs on counted.run_id = runs.run_id;
+inner join named_runs as runs on counted.run_id = runs.run_id;

@@ -25,5 +25,5 @@ select
     probe_fits.test_mcc_high,
     probe_fits.message
 from probe_fits
-inner join runs on probe_fits.run_id = runs.run_id
+inner join named_runs as runs on probe_fits.run_id = runs.run_id
 where probe_fits.bound is not null or probe_fits.gap is not null;

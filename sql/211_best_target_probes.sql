@@ -5,18 +5,20 @@ select
     probe.model,
     probe.revision,
     probe.collection,
-    runs.hook,
+    probed_features.hook,
     probe.feature,
     probe.method,
     probe.k,
     probe.layer,
-    probe.validation_score as validation_r2,
-    probe.test_score as test_r2,
-    probe.test_low as test_r2_low,
-    probe.test_high as test_r2_high,
-    dense.test_score as dense_test_r2
+    probe.validation_r2,
+    probe.test_r2,
+    probe.test_r2_low,
+    probe.test_r2_high,
+    dense.test_r2 as dense_test_r2,
+    probed_features.n_test,
+    probed_features.n_test_groups
 from baselines as probe
-inner join runs on probe.run_id = runs.run_id
+inner join probed_features on probe.run_id = probed_features.run_id and probe.feature = probed_features.feature
 left join baselines as dense
     on probe.run_id = dense.run_id and probe.feature = dense.feature and dense.variant = 'dense'
 where probe.metric = 'r2' and probe.variant = 'real';

@@ -1,19 +1,21 @@
 -- one row per run and feature of a model probed at several revisions: its best neuron, in the order of training
--- A series holds what can be compared: same dataset, hook, neurons, pooling, probing and number formats; only the weights differ.
--- The number that ends the revision (step1000, main-20) is the training step; revisions without one come last.
+-- A series holds checkpoints of one model id that can be compared: same dataset, hook, neurons, pooling, probing and formats.
+-- The number that ends the revision asked for (step1000, main-20) is the training step; revisions without one come last.
 create view checkpoint_trajectories as
 with best as (
     select
         best_neuron_per_feature.run_id,
         best_neuron_per_feature.model,
+        best_neuron_per_feature.model_id,
         best_neuron_per_feature.collection,
         best_neuron_per_feature.feature,
         best_neuron_per_feature.hook,
         best_neuron_per_feature.revision,
-        try_cast(regexp_extract(best_neuron_per_feature.revision, '([0-9]+)$', 1) as bigint) as training_step,
+        best_neuron_per_feature.weights_digest,
+        runs.training_step,
         md5(
             concat_ws(
-                '|', runs.model, runs.dataset_digest, runs.hook, runs.pooling, runs.probing_digest,
+                '|', runs.model_id, runs.dataset_digest, runs.hook, runs.pooling, runs.probing_digest,
                 runs.storage_dtype, runs.model_dtype, runs.attention, array_to_string(runs.layers, ','),
                 runs.spec ->> '$.extraction.neurons'
             )
@@ -21,15 +23,21 @@ with best as (
         runs.created_at,
         best_neuron_per_feature.layer,
         best_neuron_per_feature.neuron,
+        best_neuron_per_feature.direction,
+        best_neuron_per_feature.threshold,
         best_neuron_per_feature.validation_mcc,
         best_neuron_per_feature.validation_mcc_low,
         best_neuron_per_feature.validation_mcc_high,
         best_neuron_per_feature.test_mcc,
         best_neuron_per_feature.test_mcc_low,
         best_neuron_per_feature.test_mcc_high,
-        best_neuron_per_feature.q_value
+        best_neuron_per_feature.q_value,
+        best_neuron_per_feature.n_test,
+        best_neuron_per_feature.n_test_positive,
+        best_neuron_per_feature.n_test_groups,
+        best_neuron_per_feature.n_test_groups_positive
     from best_neuron_per_feature
-    inner join runs on best_neuron_per_feature.run_id = runs.run_id
+    inner join named_runs as runs on best_neuron_per_feature.run_id = runs.run_id
 ),
 
 placed as (
@@ -37,6 +45,8 @@ placed as (
         run_id,
         series_id,
         model,
+        model_id,
+        weights_digest,
         collection,
         feature,
         hook,
@@ -49,13 +59,19 @@ placed as (
         count(*) over (partition by series_id, feature) as n_in_series,
         layer,
         neuron,
+        direction,
+        threshold,
         validation_mcc,
         validation_mcc_low,
         validation_mcc_high,
         test_mcc,
         test_mcc_low,
         test_mcc_high,
-        q_value
+        q_value,
+        n_test,
+        n_test_positive,
+        n_test_groups,
+        n_test_groups_positive
     from best
 )
 
@@ -64,6 +80,8 @@ select
     position_in_series,
     run_id,
     model,
+    model_id,
+    weights_digest,
     collection,
     feature,
     hook,
@@ -71,12 +89,18 @@ select
     training_step,
     layer,
     neuron,
+    direction,
+    threshold,
     validation_mcc,
     validation_mcc_low,
     validation_mcc_high,
     test_mcc,
     test_mcc_low,
     test_mcc_high,
-    q_value
+    q_value,
+    n_test,
+    n_test_positive,
+    n_test_groups,
+    n_test_groups_positive
 from placed
 where n_in_series >= 2;

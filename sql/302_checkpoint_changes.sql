@@ -1,5 +1,5 @@
 -- one row per series, feature and pair of neighbouring revisions: what became of the best neuron
--- earlier_neuron_mcc_now is the earlier best neuron's validation mcc at the later revision, shortlisted or not.
+-- earlier_neuron_validation_mcc is the earlier best neuron's validation mcc at the later revision, shortlisted or not.
 -- intervals_apart: the two test intervals do not touch.
 create view checkpoint_changes as
 with steps as (
@@ -69,7 +69,7 @@ select
     pairs.later_layer,
     pairs.later_neuron,
     pairs.same_neuron,
-    neuron_scores.validation_mcc as earlier_neuron_mcc_now,
+    neuron_scores.validation_mcc as earlier_neuron_validation_mcc,
     pairs.validation_mcc_change,
     pairs.earlier_test_mcc,
     pairs.later_test_mcc,

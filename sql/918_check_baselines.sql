@@ -3,6 +3,16 @@
 -- why: if shuffled labels, a rotation, the token alone or the prevalence do as well, the neurons explain nothing
 -- The dense probe is a ceiling, not a baseline, and is left out.
 create view check_baselines as
+with scores as (
+    select
+        run_id,
+        feature,
+        variant,
+        metric,
+        coalesce(test_mcc, test_r2) as test_score
+    from baselines
+)
+
 select
     baseline.run_id,
     'warning' as severity,
@@ -10,8 +20,8 @@ select
     format('baseline {:.4f}, best sparse probe {:.4f} (test {})', baseline.test_score, probe.test_score, probe.metric)
         as found,
     'baseline below probe' as expected
-from baselines as baseline
-inner join baselines as probe
+from scores as baseline
+inner join scores as probe
     on
         baseline.run_id = probe.run_id
         and baseline.feature = probe.feature

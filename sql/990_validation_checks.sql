@@ -13,4 +13,4 @@ select
     check_results.detail,
     check_results.checked_at
 from check_results
-left join runs on check_results.run_id = runs.run_id;
+left join named_runs as runs on check_results.run_id = runs.run_id;

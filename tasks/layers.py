@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from sparse_probing import schemas
 from sparse_probing.config import ProbingSpec, canonical_json
 from sparse_probing.probes import METHODS, baselines, regression, single, uncertainty
+from sparse_probing.probes.labelling import SignedLabels
+from sparse_probing.probes.neuron_scores import NeuronScores
 from sparse_probing.probes.results import ProbeFit
 from sparse_probing.probes.uncertainty import LabelPermutations
 from sparse_probing.store.labels import LabelMatrix
@@ -45,7 +47,7 @@ def shared_inputs(
         probing=probing,
         labels=labels,
         permutations=uncertainty.permute_labels(
-            labels.labels,
+            SignedLabels(labels.labels),
             labels.groups,
             split=labels.split,
             n_permutations=probing.n_permutations,
@@ -78,10 +80,10 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
     }
     if labels.features:
         # Layers run side by side already.
-        scored = single.score_features(matrix.codes, labels.labels, labels.groups, n_threads=1, **arrays)
+        scored = single.score_features(matrix.codes, SignedLabels(labels.labels), labels.groups, n_threads=1, **arrays)
         null = uncertainty.max_null(matrix.codes, permutations=inputs.permutations)
     for column, (feature, level) in enumerate(zip(labels.features, labels.levels, strict=True)):
-        y = labels.labels[:, column]
+        y = SignedLabels(labels.labels[:, column])
         seed = _seed(probing.seed, feature, matrix.layer)
         p_value = null.p_value[column]
         score_tables.append(_score_table(inputs, matrix, feature, scored[column], p_value, y, arrays, seed))
@@ -125,11 +127,11 @@ def best_layer_tables(inputs: ProbingInputs, matrix: LayerMatrix, features: Sequ
     return fit_tables(inputs.run_id, matrix.layer, matrix.neurons, fits)
 
 
-def _targets(inputs: ProbingInputs, feature: str) -> NDArray[Any]:
+def _targets(inputs: ProbingInputs, feature: str) -> SignedLabels | NDArray[Any]:
     """(n_rows,) labels of a feature, or its real-valued targets."""
     labels = inputs.labels
     if feature in labels.features:
-        return labels.labels[:, labels.features.index(feature)]
+        return SignedLabels(labels.labels[:, labels.features.index(feature)])
     return labels.targets[:, labels.regression_features.index(feature)]
 
 
@@ -192,11 +194,11 @@ def _fit(
     method: str,
     inputs: ProbingInputs,
     matrix: LayerMatrix,
-    y: NDArray[Any],
+    y: SignedLabels | NDArray[Any],
     arrays: dict[str, Any],
     seed: int,
     *,
-    scores: single.NeuronScores | None = None,
+    scores: NeuronScores | None = None,
 ) -> list[ProbeFit]:
     probing = inputs.probing
     return METHODS[method](
@@ -222,24 +224,18 @@ def _fit_id(run_id: str, feature: str, layer: int, fit: ProbeFit) -> str:
     return hashlib.sha256(canonical_json(key).encode()).hexdigest()[:16]
 
 
-def _shortlist(scores: single.NeuronScores) -> NDArray[np.intp]:
-    """Neurons from best to worst on train: MCC at the fitted threshold, then ROC-AUC, then number."""
-    train = scores.metrics["train"]
-    return np.lexsort((np.arange(scores.n_neurons), -train["roc_auc"], -train["mcc"]))
-
-
 def _score_table(
     inputs: ProbingInputs,
     matrix: LayerMatrix,
     feature: str,
-    scores: single.NeuronScores,
+    scores: NeuronScores,
     p_value: NDArray[np.float64],
-    y: NDArray[np.int8],
+    y: SignedLabels,
     arrays: dict[str, Any],
     seed: int,
 ) -> pa.Table:
     n = scores.n_neurons
-    order = _shortlist(scores)
+    order = scores.train_order()
     rank = np.empty(n, np.int32)
     rank[order] = np.arange(1, n + 1)
     chosen = np.sort(order[: inputs.probing.shortlist])

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sparse_probing.errors import DataError
 from sparse_probing.probes.data import ProbeData, prepare
 from sparse_probing.probes.fitting import Bootstrap, evaluate, fit_support
+from sparse_probing.probes.labelling import Labels, SignedLabels
 from sparse_probing.probes.ranking import rank_neurons
 from sparse_probing.probes.results import ProbeFit
 from sparse_probing.probes.uncertainty import permute_labels
@@ -61,7 +62,7 @@ def shuffled_labels_baseline(
         if len(rows) == 0 or np.ptp(signs) == 0:
             continue
         shuffled = permute_labels(
-            signs, data.groups[rows], split=np.zeros(len(rows), np.int8), n_permutations=1, rng=generator
+            SignedLabels(signs), data.groups[rows], split=np.zeros(len(rows), np.int8), n_permutations=1, rng=generator
         )
         unit = shuffled.units[0]
         label = shuffled.contrasts[0][:, 1] > 0
@@ -181,9 +182,10 @@ def token_identity_baseline(
 
 def feature_baselines(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -201,7 +203,7 @@ def feature_baselines(
     """
     from sparse_probing.probes.dense import C_VALUES, fit_dense
 
-    data = prepare(X, y, groups, split=split, offset=offset, scale=scale, rng=rng)
+    data = prepare(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
     generator = np.random.default_rng(rng)
     bootstrap = Bootstrap(n_bootstrap, int(generator.integers(2**31)))
     fits = [

@@ -18,6 +18,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.errors import DataError
+from sparse_probing.probes.labelling import Labels, as_signs
 from sparse_probing.probes.workspace import Workspace
 from sparse_probing.schemas import SPLITS
 
@@ -188,9 +189,10 @@ def _within(index: slice | NDArray[np.intp], top: int, size: int) -> slice | NDA
 
 def count_levels(
     codes: ArrayLike,
-    labels: ArrayLike,
+    labels: Labels,
     split: ArrayLike,
     *,
+    labelled: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
 ) -> list[LevelCounts]:
@@ -201,9 +203,12 @@ def count_levels(
     codes:
         (n_samples, n_neurons) uint8.
     labels:
-        (n_samples, n_features) or (n_samples,) of +1, -1 and 0 (not labelled).
+        (n_samples, n_features) or (n_samples,), as in `single.score_neurons`. Shards of a stored label matrix are passed
+        as `SignedLabels`: a shard alone may hold only 0 and +1.
     split:
         (n_samples,) 0 train, 1 validation, 2 test.
+    labelled:
+        (n_samples,) or the labels' shape, bool: which labels count.
     offset, scale:
         (n_neurons,); 0 and 1 if absent.
 
@@ -218,7 +223,7 @@ def count_levels(
             f"Codes of type {table.dtype} and shape {table.shape}; expected (n_samples, n_neurons) uint8.",
             remedy="Quantise first: counts.quantise.",
         )
-    signs, codes_of_split = check_labels(labels, split, table.shape[0])
+    signs, codes_of_split = check_labels(labels, split, table.shape[0], labelled)
     low, step = check_quantisation(offset, scale, table.shape[1])
     columns = label_columns(signs, codes_of_split)
     n_features, n_neurons = signs.shape[1], table.shape[1]
@@ -289,23 +294,22 @@ def quantise(values: ArrayLike, training: ArrayLike | None = None) -> tuple[Code
     return codes, offset, scale
 
 
-def check_labels(labels: ArrayLike, split: ArrayLike, n_samples: int) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Labels as (n_samples, n_features) int8 and split codes as int8, or a DataError that says what is wrong."""
-    signs = np.asarray(labels)
+def check_labels(
+    labels: Labels, split: ArrayLike, n_samples: int, labelled: ArrayLike | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Signs of the labels (n_samples, n_features) and split codes, both int8, or a DataError that says what is wrong."""
+    signs = as_signs(labels, labelled)
     signs = signs[:, None] if signs.ndim == 1 else signs
     codes = np.asarray(split)
     if signs.ndim != 2 or signs.shape[0] != n_samples or codes.shape != (n_samples,):
         raise DataError(
-            f"{n_samples} rows of activations with labels of shape {np.shape(labels)} and split of shape {codes.shape}.",
+            f"{n_samples} rows of activations with labels of shape {signs.shape} and split of shape {codes.shape}.",
             remedy="Give one label per feature and one split code per row.",
         )
-    if not np.isin(signs, (-1, 0, 1)).all():
-        strange = signs[~np.isin(signs, (-1, 0, 1))][0]
-        raise DataError(f"Label {strange} found; expected +1, -1, or 0 for not labelled.")
     if not np.isin(codes, (0, 1, 2)).all():
         strange = codes[~np.isin(codes, (0, 1, 2))][0]
         raise DataError(f"Split code {strange} found; expected 0 train, 1 validation or 2 test.")
-    return signs.astype(np.int8), codes.astype(np.int8)
+    return signs, codes.astype(np.int8)
 
 
 def check_quantisation(offset: ArrayLike | None, scale: ArrayLike | None, n_neurons: int) -> tuple[Floats, Floats]:

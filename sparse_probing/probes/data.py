@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.errors import DataError
 from sparse_probing.probes.counts import check_labels, check_quantisation
+from sparse_probing.probes.labelling import Labels, SignedLabels, as_signs
 from sparse_probing.probes.single import check_classes, default_split
 from sparse_probing.schemas import SPLITS
 
@@ -86,9 +87,10 @@ class ProbeData:
 
 def prepare(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -104,11 +106,12 @@ def prepare(
     table = np.asarray(X)
     if table.ndim != 2 or table.shape[1] == 0:
         raise DataError(f"X has shape {table.shape}; expected (n_samples, n_neurons) with at least one neuron.")
-    if np.ndim(y) != 1:
-        raise DataError(f"y has shape {np.shape(y)}; expected (n_samples,).")
+    signs = as_signs(y, labelled)
+    if signs.ndim != 1:
+        raise DataError(f"y has shape {signs.shape}; expected (n_samples,).")
     if split is None:
-        split = default_split(y, groups, table.shape[0], rng)
-    labels, codes = check_labels(y, split, table.shape[0])
+        split = default_split(signs, groups, table.shape[0], rng)
+    labels, codes = check_labels(SignedLabels(signs), split, table.shape[0])
     check_classes(labels, codes)
     kept = np.flatnonzero(labels[:, 0] != 0)
     names = np.arange(table.shape[0]) if groups is None else np.asarray(groups)

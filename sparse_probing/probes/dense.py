@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from sparse_probing.probes.data import ProbeData, prepare
 from sparse_probing.probes.fitting import Bootstrap, evaluate
+from sparse_probing.probes.labelling import Labels
 from sparse_probing.probes.logistic import fit_logistic, scale_activations
 from sparse_probing.probes.methods import Request
 from sparse_probing.probes.metrics import score_metrics
@@ -23,9 +24,10 @@ C_VALUES = (0.01, 0.1, 1.0, 10.0)
 
 def dense_probe(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -43,7 +45,7 @@ def dense_probe(
     -------
     A list of one `ProbeFit`; its message names the C.
     """
-    data = prepare(X, y, groups, split=split, offset=offset, scale=scale, rng=rng)
+    data = prepare(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
     seed = int(np.random.default_rng(rng).integers(2**31))
     return [fit_dense(data, c_values, Bootstrap(n_bootstrap, seed), variant)]
 

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from sparse_probing.probes.labelling import Labels, as_positive
 from sparse_probing.probes.logistic import LogisticFit, Scaled, balanced_weights, plain_scaled
 
 Floats = NDArray[np.float64]
@@ -73,7 +74,7 @@ class _Problem:
 
 def fit_elastic_net(
     X: Floats,
-    positive: NDArray[np.bool_],
+    positive: Labels,
     *,
     c: float,
     l1_ratio: float,
@@ -88,7 +89,7 @@ def fit_elastic_net(
     X:
         (n_samples, n_neurons) training activations; not looked at where `scaled` is given.
     positive:
-        (n_samples,) bool, both classes present.
+        (n_samples,) labels of two classes, both present: booleans, 0 and 1, or -1 and +1.
     c, l1_ratio:
         Inverse strength and the ℓ1 share ρ of the penalty.
     tolerance:
@@ -99,6 +100,7 @@ def fit_elastic_net(
         `logistic.plain_scaled(X)`, to share it between fits.
     """
     data = scaled or plain_scaled(X)
+    positive = as_positive(positive)
     n_samples, n_neurons = data.Z.shape
     weights = c * balanced_weights(positive)
     lasso, ridge = np.full(n_neurons + 1, l1_ratio), np.full(n_neurons + 1, 1.0 - l1_ratio)

@@ -121,6 +121,7 @@ def _sweep(
             Z,
             data.signs[rows],
             sizes,
+            standardise=False,
             gamma=factor * len(rows) ** -0.5,
             time_limit_seconds=request.time_limit_seconds,
         )

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.probes.data import ProbeData, prepare
 from sparse_probing.probes.fitting import Bootstrap, fit_support
+from sparse_probing.probes.labelling import Labels
 from sparse_probing.probes.methods import Request
+from sparse_probing.probes.neuron_scores import NeuronScores
 from sparse_probing.probes.ranking import rank_neurons
 from sparse_probing.probes.results import ProbeFit
-from sparse_probing.probes.single import NeuronScores
 
 # Neurons that `monosemantic` fits one by one.
 N_MONOSEMANTIC = 30
@@ -34,9 +35,10 @@ def default_k_values(max_k: int = 256) -> tuple[int, ...]:
 
 def sparsity_sweep(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -52,7 +54,7 @@ def sparsity_sweep(
 
     Parameters
     ----------
-    X, y, groups, split, offset, scale:
+    X, y, groups, labelled, split, offset, scale:
         As in `single.score_neurons`.
     ranking:
         One of `ranking.CRITERIA`.
@@ -75,7 +77,7 @@ def sparsity_sweep(
     InputError
         If the ranking is unknown.
     """
-    data = prepare(X, y, groups, split=split, offset=offset, scale=scale, rng=rng)
+    data = prepare(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
     generator = np.random.default_rng(rng)
     order = rank_neurons(data, ranking, scores=scores, rng=generator)
     bootstrap = Bootstrap(n_bootstrap, int(generator.integers(2**31)))

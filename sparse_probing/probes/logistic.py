@@ -13,6 +13,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from sparse_probing.probes.labelling import Labels, as_positive
+
 Floats = NDArray[np.float64]
 # Past this rank a Hessian costs more than the products that an inexact Newton step takes.
 MAX_EXACT_RANK = 300
@@ -94,7 +96,7 @@ def scale_activations(X: Floats) -> Scaled:
 
 def fit_logistic(
     X: Floats,
-    positive: NDArray[np.bool_],
+    positive: Labels,
     *,
     c: float = 1.0,
     tolerance: float = 1e-6,
@@ -108,7 +110,7 @@ def fit_logistic(
     X:
         (n_samples, n_neurons) training activations.
     positive:
-        (n_samples,) bool, both classes present.
+        (n_samples,) labels of two classes, both present: booleans, 0 and 1, or -1 and +1.
     c:
         Inverse regularisation.
     tolerance:
@@ -119,6 +121,7 @@ def fit_logistic(
         `scale_activations(X)`, to share it between fits.
     """
     data = scaled or scale_activations(X)
+    positive = as_positive(positive)
     weights = c * balanced_weights(positive)
     sign = np.where(positive, 1.0, -1.0)
     rank = data.Z.shape[1]

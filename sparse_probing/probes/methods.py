@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from sparse_probing.probes.data import ProbeData
     from sparse_probing.probes.fitting import Bootstrap
-    from sparse_probing.probes.results import ProbeFit
-    from sparse_probing.probes.single import NeuronScores
+    from sparse_probing.probes.labelling import Labels
+    from sparse_probing.probes.neuron_scores import NeuronScores
+    from sparse_probing.probes.results import ProbeFit, ProbeFits
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +81,10 @@ class Method:
     def __call__(
         self,
         X: ArrayLike,
-        y: ArrayLike,
+        y: Labels,
         groups: ArrayLike | None = None,
         *,
+        labelled: ArrayLike | None = None,
         split: ArrayLike | None = None,
         offset: ArrayLike | None = None,
         scale: ArrayLike | None = None,
@@ -92,7 +94,7 @@ class Method:
         n_bootstrap: int = 0,
         time_limit_seconds: float = 60.0,
         rng: np.random.Generator | int = 0,
-    ) -> list[ProbeFit]:
+    ) -> ProbeFits:
         """Fit on train, tune on validation, report on test.
 
         Parameters
@@ -100,11 +102,14 @@ class Method:
         X:
             (n_samples, n_neurons) uint8 levels (activation = offset + scale * level) or floats.
         y:
-            (n_samples,) +1, -1 and 0 for not labelled; a float target, NaN for not labelled, if `task` is regression.
+            (n_samples,) of two classes, coded as in `single.score_neurons`: booleans, 0 and 1, or -1 and +1. A float
+            target if `task` is regression. NaN is a row without either.
         groups:
             (n_samples,) what must not be split and is resampled as a whole; each sample its own group if absent.
         split:
             (n_samples,) 0 train, 1 validation, 2 test; 60/20/20 by group if absent.
+        labelled:
+            (n_samples,) bool: the rows whose y counts; all of them if absent.
         offset, scale:
             (n_neurons,) of uint8 levels.
         k_values:
@@ -130,9 +135,10 @@ class Method:
         import numpy as np
 
         from sparse_probing.probes.fitting import Bootstrap
+        from sparse_probing.probes.results import ProbeFits
 
         loader = "data:prepare" if self.task == "classification" else "regression:prepare_targets"
-        data = _load(loader)(X, y, groups, split=split, offset=offset, scale=scale, rng=rng)
+        data = _load(loader)(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
         generator = np.random.default_rng(rng)
         request = Request(
             method=self.name,
@@ -145,7 +151,7 @@ class Method:
             rng=generator,
         )
         fits: list[ProbeFit] = _load(self.function)(request)
-        return fits
+        return ProbeFits(fits)
 
 
 def _load(path: str) -> Callable[..., Any]:

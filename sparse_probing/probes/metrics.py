@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.errors import DataError
+from sparse_probing.probes.labelling import Labels, as_positive
 from sparse_probing.probes.workspace import Workspace
 from sparse_probing.schemas import CLASSIFICATION_METRICS, REGRESSION_METRICS
 
@@ -180,13 +181,13 @@ def both_curves(
     return found[0], found[1]
 
 
-def score_metrics(y: ArrayLike, scores: ArrayLike) -> dict[str, float]:
+def score_metrics(y: Labels, scores: ArrayLike) -> dict[str, float]:
     """ROC-AUC, PR-AUC and average precision of one score per sample (see `curve_metrics`).
 
     Parameters
     ----------
     y:
-        (n_samples,) labels, positive where > 0.
+        (n_samples,) labels of two classes, none missing: booleans, 0 and 1, or -1 and +1.
     scores:
         (n_samples,) finite; equal scores are ties.
     """
@@ -198,13 +199,13 @@ def score_metrics(y: ArrayLike, scores: ArrayLike) -> dict[str, float]:
     return {name: float(value[0]) for name, value in curve_metrics(positives, totals).items()}
 
 
-def classification_metrics(y: ArrayLike, scores: ArrayLike, threshold: float = 0.0) -> dict[str, float]:
+def classification_metrics(y: Labels, scores: ArrayLike, threshold: float = 0.0) -> dict[str, float]:
     """Every metric of `schemas.CLASSIFICATION_METRICS` of one probe: predicted positive where score > threshold.
 
     Parameters
     ----------
     y:
-        (n_samples,) labels, positive where > 0.
+        (n_samples,) labels of two classes, none missing: booleans, 0 and 1, or -1 and +1.
     scores:
         (n_samples,) finite scores.
 
@@ -223,8 +224,8 @@ def classification_metrics(y: ArrayLike, scores: ArrayLike, threshold: float = 0
     return {name: found[name] for name in CLASSIFICATION_METRICS}
 
 
-def _checked(y: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
-    positive, values = np.asarray(y) > 0, np.asarray(scores, np.float64)
+def _checked(y: Labels, scores: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+    positive, values = as_positive(y), np.asarray(scores, np.float64)
     if positive.shape != values.shape or values.ndim != 1:
         raise DataError(
             f"Labels of shape {positive.shape} with scores of shape {values.shape}; expected one score each."

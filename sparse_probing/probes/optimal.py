@@ -9,12 +9,12 @@ out.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from sparse_probing.errors import DataError, InputError
@@ -22,6 +22,9 @@ from sparse_probing.probes.cuts import Cut, Index, Pool, Problem, fix, make_cut,
 from sparse_probing.probes.hinge_dual import HingeProblem
 from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
 from sparse_probing.probes.interior_point import Array
+from sparse_probing.probes.labelling import Labels, label_classes, row_mask
+from sparse_probing.probes.logistic import plain_scaled
+from sparse_probing.probes.optimal_fit import OptimalFit as OptimalFit
 from sparse_probing.probes.optimal_input import (
     Weights,
     check_options,
@@ -44,65 +47,13 @@ FINAL_TOLERANCE = 1e-9
 NODE_TOLERANCE = 3e-6
 
 
-@dataclass(frozen=True)
-class OptimalFit:
-    """A sparse probe and what is proved about it.
-
-    Attributes
-    ----------
-    support:
-        (k,) neurons, ascending.
-    coef:
-        (k,) coefficients, in the order of ``support``.
-    intercept:
-        Intercept.
-    objective:
-        Value of the training objective at ``coef`` and ``intercept``.
-    bound:
-        No k neurons can do better than this. Holds whatever the status.
-    gap:
-        ``(objective − bound) / |objective|``.
-    status:
-        ``optimal`` (the gap is within the tolerance), ``time_limit``, ``stalled`` (the tolerance is finer than the
-        arithmetic), or ``size_limit`` (Gurobi alone: more neurons were left than its licence takes).
-    n_cuts:
-        Dual points evaluated, each a cut over all neurons left at that time.
-    n_nodes:
-        Relaxations solved in the tree, or nodes that Gurobi explored.
-    n_fixed:
-        Neurons that were proved to lie outside every better support before the search.
-    n_candidates_left:
-        Neurons that entered the search.
-    seconds:
-        Wall time.
-    phase_seconds:
-        Wall time of ``root``, ``incumbent``, ``search``.
-    """
-
-    support: NDArray[np.int64]
-    coef: Array
-    intercept: float
-    objective: float
-    bound: float
-    gap: float
-    status: str
-    n_cuts: int
-    n_nodes: int
-    n_fixed: int
-    n_candidates_left: int
-    seconds: float
-    phase_seconds: Mapping[str, float] = field(default_factory=dict)
-
-    def decision_function(self, X: ArrayLike) -> Array:
-        """(n_samples,) ``X[:, support] @ coef + intercept`` for X of shape (n_samples, n_neurons)."""
-        return np.asarray(X, dtype=np.float64)[:, self.support] @ self.coef + self.intercept
-
-
 def fit_optimal(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     k: int,
     *,
+    labelled: ArrayLike | None = None,
+    standardise: bool = True,
     weights: Weights = "balanced",
     gamma: float | None = None,
     time_limit_seconds: float = 60.0,
@@ -119,11 +70,17 @@ def fit_optimal(
     Parameters
     ----------
     X:
-        (n_samples, n_neurons) finite activations of any float type. The ridge makes the scale matter: with the default
-        ``gamma``, divide by ten times the training standard deviation (see :func:`scale_for_optimal`). At unit scale the
-        relaxation is weak and little can be certified.
+        (n_samples, n_neurons) finite activations of any type, in any units. The probe is fitted on every labelled row:
+        pass the training rows alone, and keep the others for `OptimalFit.predict`.
     y:
-        (n_samples,) labels ±1, both present.
+        (n_samples,) of two classes, both present: booleans, 0 and 1, or -1 and +1; NaN for rows without a label.
+    labelled:
+        (n_samples,) bool: the rows whose y is a label; all of them if absent.
+    standardise:
+        Fit on activations less their mean, divided by ten times their standard deviation over the labelled rows, as in
+        Gurnee et al. (2023). The ridge makes the scale matter, and the default ``gamma`` is meant for this one; at unit
+        scale the relaxation is weak and little can be certified. False leaves X as it is. Coefficients and predictions
+        are in units of X either way.
     k:
         Neurons allowed; more than there are means all of them.
     weights:
@@ -161,6 +118,8 @@ def fit_optimal(
         X,
         y,
         [k],
+        labelled=labelled,
+        standardise=standardise,
         weights=weights,
         gamma=gamma,
         time_limit_seconds=time_limit_seconds,
@@ -174,9 +133,11 @@ def fit_optimal(
 
 def fit_optimal_path(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     ks: Iterable[int],
     *,
+    labelled: ArrayLike | None = None,
+    standardise: bool = True,
     weights: Weights = "balanced",
     gamma: float | None = None,
     time_limit_seconds: float = 60.0,
@@ -194,18 +155,20 @@ def fit_optimal_path(
     began = time.perf_counter()
     ks = [checked_k(k) for k in ks]
     check_options(time_limit_seconds, gap_tolerance, gamma, master)
-    matrix, labels = checked_data(X, y)
+    matrix, labels, kept = checked_data(X, y, labelled)
     chosen = checked_neurons(candidates, matrix.shape[1], "candidates")
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
     start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
-    w = sample_weights(weights, labels)
+    w = sample_weights(weights, labels, kept)
     if gamma is None:
         gamma = labels.size**-0.5
-    problem = HingeProblem(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], labels, w, gamma)
+    matrix, units = _standardised(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], standardise)
+    problem = HingeProblem(matrix, labels, w, gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     options = _Options(time_limit_seconds, gap_tolerance, master, seed)
-    return _fit_path(problem, chosen, ks, seeds, options, began)
+    fits = _fit_path(problem, chosen, ks, seeds, options, began)
+    return [replace(units.restore(fit, chosen), classes=label_classes(y)) for fit in fits]
 
 
 def fit_optimal_regression(
@@ -213,6 +176,8 @@ def fit_optimal_regression(
     y: ArrayLike,
     k: int,
     *,
+    labelled: ArrayLike | None = None,
+    standardise: bool = True,
     gamma: float | None = None,
     time_limit_seconds: float = 60.0,
     gap_tolerance: float = 1e-4,
@@ -223,8 +188,8 @@ def fit_optimal_regression(
 ) -> OptimalFit:
     """Fit ridge regression on the best k neurons of all.
 
-    Minimises ``½ Σ_i (y_i − x_iᵀβ − b)² + ‖β‖²/(2γ)`` over β with at most k nonzero entries, and b. ``y`` is a finite,
-    not constant, (n_samples,) target; everything else as in :func:`fit_optimal`.
+    Minimises ``½ Σ_i (y_i − x_iᵀβ − b)² + ‖β‖²/(2γ)`` over β with at most k nonzero entries, and b. ``y`` is a (n_samples,)
+    target, finite and not constant, or NaN for rows without one; everything else as in :func:`fit_optimal`.
 
     Source: Bertsimas and Van Parys, *Sparse high-dimensional regression*, Annals of Statistics 48 (2020).
     """
@@ -233,6 +198,9 @@ def fit_optimal_regression(
     check_options(time_limit_seconds, gap_tolerance, gamma, master)
     matrix = checked_matrix(X)
     target = np.asarray(y, dtype=np.float64)
+    if target.shape == (matrix.shape[0],):
+        known = row_mask(labelled, target.shape) & ~np.isnan(target)
+        matrix, target = (matrix, target) if known.all() else (matrix[known], target[known])
     if target.shape != (matrix.shape[0],) or not np.isfinite(target).all() or np.ptp(target) == 0:
         raise DataError(
             f"y has shape {target.shape} beside X of {matrix.shape}; expected one finite target a row, not all equal.",
@@ -242,19 +210,42 @@ def fit_optimal_regression(
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
     start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
-    problem = SquaredProblem(matrix[:, chosen], target, target.size**-0.5 if gamma is None else gamma)
+    matrix, units = _standardised(matrix[:, chosen], standardise)
+    problem = SquaredProblem(matrix, target, target.size**-0.5 if gamma is None else gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
-    return _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
+    fit = _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
+    return units.restore(fit, chosen)
 
 
 def scale_for_optimal(X: ArrayLike) -> Array:
-    """(n_neurons,) ten times the standard deviation of each column, one for constant columns: divide X by it.
+    """(n_neurons,) ten times the standard deviation of each column, one for constant columns: what to divide X by.
 
-    Computed on training rows, applied to all. This is the scale at which the default ``gamma`` regularises as in
-    Gurnee et al. (2023), *Finding Neurons in a Haystack*.
+    Computed on training rows, applied to all; `fit_optimal` does so by itself unless told not to. This is the scale at
+    which the default ``gamma`` regularises as in Gurnee et al. (2023), *Finding Neurons in a Haystack*.
     """
     scale = 10.0 * np.asarray(X, dtype=np.float64).std(axis=0)
     return np.where(scale > 0, scale, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """How fitted columns came from the activations: ``(X - mean) * factor``, (n_candidates,) each."""
+
+    mean: Array
+    factor: Array
+
+    def restore(self, fit: OptimalFit, candidates: Index) -> OptimalFit:
+        """The same fit with coefficients in units of X."""
+        at = np.searchsorted(candidates, fit.support)
+        coef = fit.coef_scaled * self.factor[at]
+        return replace(fit, coef=coef, intercept=fit.intercept - float(coef @ self.mean[at]))
+
+
+def _standardised(matrix: Array, standardise: bool) -> tuple[Array, _Units]:
+    if not standardise:
+        return matrix, _Units(np.zeros(matrix.shape[1]), np.ones(matrix.shape[1]))
+    scaled = plain_scaled(matrix)
+    return scaled.Z, _Units(scaled.mean, scaled.scale)
 
 
 # --- order of work ----------------------------------------------------------------------------------------------------
@@ -363,6 +354,7 @@ def _fit_one(
     return OptimalFit(
         support=neurons[support].astype(np.int64),
         coef=coef,
+        coef_scaled=coef,
         intercept=intercept,
         objective=objective,
         bound=bound,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes.cuts import Index
 from sparse_probing.probes.interior_point import Array
+from sparse_probing.probes.labelling import Labels, as_signs
 
 Weights = Literal["balanced"] | ArrayLike | None
 
@@ -51,22 +52,25 @@ def checked_matrix(X: ArrayLike) -> Array:
     return matrix
 
 
-def checked_data(X: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    """X and labels as float64, aligned, ±1, both classes present."""
-    matrix = checked_matrix(X)
-    labels = np.asarray(y, dtype=np.float64)
-    if labels.shape != (matrix.shape[0],):
+def checked_data(X: ArrayLike, y: Labels, labelled: ArrayLike | None = None) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Activations and ±1 of the labelled rows as float64, both classes present; and (n_samples,) which rows those are."""
+    signs = as_signs(y, labelled)
+    n_samples = len(np.asarray(X)) if np.ndim(X) else 0
+    if np.ndim(X) == 2 and signs.shape != (n_samples,):
         raise DataError(
-            f"y has shape {labels.shape} beside X of {matrix.shape}; expected one label a row.",
+            f"y has shape {signs.shape} beside X of {np.shape(X)}; expected one label a row.",
             remedy="Align labels and activations by row.",
         )
-    if not (np.abs(labels) == 1).all():
-        raise DataError("y holds values other than +1 and −1.", remedy="Recode the labels as +1 and −1.")
+    kept = signs != 0
+    if not kept.any():
+        raise DataError("y holds no label; expected both classes.", remedy="Label some rows.")
+    matrix = checked_matrix(X if kept.all() or np.ndim(X) != 2 else np.asarray(X)[kept])
+    labels = signs[kept].astype(np.float64)
     if labels.min() == labels.max():
         raise DataError(
             f"y holds one class only ({labels[0]:+.0f}); expected both.", remedy="Sample rows of the other class."
         )
-    return matrix, labels
+    return matrix, labels, kept
 
 
 def checked_neurons(neurons: ArrayLike | None, n_neurons: int, name: str) -> Index | None:
@@ -82,8 +86,8 @@ def checked_neurons(neurons: ArrayLike | None, n_neurons: int, name: str) -> Ind
     return chosen
 
 
-def sample_weights(weights: Weights, y: Array) -> Array:
-    """(n_samples,) positive weights."""
+def sample_weights(weights: Weights, y: Array, kept: NDArray[np.bool_]) -> Array:
+    """(n_rows,) positive weights of the rows kept, which y is of; numbers are given for all samples, as `kept` is."""
     if weights is None:
         return np.ones(y.size)
     if isinstance(weights, str):
@@ -93,8 +97,9 @@ def sample_weights(weights: Weights, y: Array) -> Array:
         share = float(positive.mean())
         return np.where(positive, 0.5 / share, 0.5 / (1.0 - share))
     w = np.asarray(weights, dtype=np.float64)
-    if w.shape != y.shape or not (np.isfinite(w).all() and (w > 0).all()):
+    if w.shape != kept.shape or not (np.isfinite(w[kept]).all() and (w[kept] > 0).all()):
         raise DataError(
-            f"weights have shape {w.shape}; expected {y.shape} positive numbers.", remedy="Drop rows of weight zero."
+            f"weights have shape {w.shape}; expected {kept.shape} positive numbers.",
+            remedy="Drop rows of weight zero.",
         )
-    return w
+    return w[kept]

@@ -13,7 +13,7 @@ from sparse_probing.probes.counts import count_levels, quantise
 from sparse_probing.probes.data import ProbeData
 from sparse_probing.probes.levels import frequency_bins, moments, mutual_information, power_sums
 from sparse_probing.probes.logistic import fit_logistic
-from sparse_probing.probes.single import NeuronScores
+from sparse_probing.probes.neuron_scores import NeuronScores
 
 CRITERIA = ("mean_dif", "f_stat", "mi", "lr", "svm", "random")
 Floats = NDArray[np.float64]

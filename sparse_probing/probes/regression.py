@@ -17,6 +17,7 @@ from sparse_probing.probes.baselines import METHOD
 from sparse_probing.probes.data import ProbeData, prepare
 from sparse_probing.probes.fitting import Bootstrap
 from sparse_probing.probes.heuristic import default_k_values
+from sparse_probing.probes.labelling import SignedLabels, row_mask
 from sparse_probing.probes.logistic import scale_activations
 from sparse_probing.probes.methods import Request
 from sparse_probing.probes.metrics import regression_metrics
@@ -43,22 +44,27 @@ def prepare_targets(
     y: ArrayLike,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
     rng: np.random.Generator | int = 0,
 ) -> TargetData:
-    """Check a regression feature's arrays and keep the rows that have a target.
+    """Check a regression feature's arrays and keep the rows that have a target: not NaN, and True in `labelled`.
 
     Raises
     ------
     DataError
         If shapes do not fit, a target is infinite, or the training targets do not vary.
     """
+    if isinstance(y, SignedLabels):
+        raise DataError("A regression probe was given class labels.", remedy="Pass real-valued targets.")
     target = np.asarray(y, np.float64)
     n_samples = np.shape(X)[0]
     if target.shape != (n_samples,):
         raise DataError(f"{n_samples} rows of activations with targets of shape {target.shape}; expected one each.")
+    if labelled is not None:
+        target = np.where(row_mask(labelled, target.shape), target, np.nan)
     if np.isinf(target).any():
         raise DataError(f"{int(np.isinf(target).sum())} targets are infinite.", remedy="Use NaN for rows without one.")
     known = ~np.isnan(target)
@@ -70,7 +76,7 @@ def prepare_targets(
             remedy="Add labelled rows, or split otherwise.",
         )
     signs = np.where(known, np.where(target > _cut(training), 1, -1), 0).astype(np.int8)
-    data = prepare(X, signs, groups, split=codes, offset=offset, scale=scale, rng=rng)
+    data = prepare(X, SignedLabels(signs), groups, split=codes, offset=offset, scale=scale, rng=rng)
     return TargetData(**vars(data), target=target[data.row_ids])
 
 
@@ -146,6 +152,7 @@ def target_baselines(
     y: ArrayLike,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -167,7 +174,7 @@ def target_baselines(
     turned:
         (n_samples, n_neurons) X in a random basis. Other parameters as in `METHODS`.
     """
-    data = prepare_targets(X, y, groups, split=split, offset=offset, scale=scale, rng=rng)
+    data = prepare_targets(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
     generator = np.random.default_rng(rng)
     bootstrap = Bootstrap(n_bootstrap, int(generator.integers(2**31)))
     rows = data.rows("train")

@@ -13,10 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparse_probing.errors import InputError
-from sparse_probing.schemas import CLASSIFICATION_METRICS, REGRESSION_METRICS, SPLITS
+from sparse_probing.probes import showing
+from sparse_probing.schemas import CLASSIFICATION_METRICS, PROBE_FITS, REGRESSION_METRICS, SPLITS
 
 # How a fit ended. Only the first two mean that the method did all it set out to do.
 STATUSES = (
@@ -45,7 +47,7 @@ def _no_metrics() -> Metrics:
     return MappingProxyType({})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeFit:
     """One fit: a method at one k, on one layer and feature.
 
@@ -149,6 +151,89 @@ class ProbeFit:
             {"neuron": int(neuron), "position_in_support": position, "coef": float(coef)}
             for position, (neuron, coef) in enumerate(zip(self.support, self.coef, strict=True))
         ]
+
+    def table(self) -> pa.Table:
+        """One row under the names of table `probe_fits` (see `ProbeFits.table`)."""
+        return ProbeFits([self]).table()
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        numbers = self.metrics.get("train", {})
+        shown = [name for name in ("mcc", "f1", "precision", "recall", "roc_auc", "r2", "pearson") if name in numbers]
+        columns = {"split": [name for name in SPLITS if name in self.metrics]}
+        for name in shown:
+            columns[name] = [showing.decimals(self.metrics[split].get(name)) for split in columns["split"]]
+        ranked = f", ranking {self.ranking}" if self.ranking else ""
+        variant = "" if self.variant == "real" else f" ({self.variant})"
+        proof = "" if self.gap is None else f", gap {self.gap:.1e}"
+        headline = (
+            f"ProbeFit {self.method}{variant}: k = {self.k} of {self.n_candidates} candidates{ranked}, "
+            f"{self.status}{proof}, {self.seconds:.2f} s"
+        )
+        tail = _interval_text(self) + [_support_text(self)] + ([self.message] if self.message else [])
+        return headline, columns if len(columns["split"]) else {}, "\n".join(filter(None, tail))
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
+
+class ProbeFits(list[ProbeFit]):
+    """Fits of one method, in its own order; a list that can show itself."""
+
+    def best_first(self) -> list[ProbeFit]:
+        """Fits by validation MCC (R² for regression), those without one last; equals by k."""
+
+        def quality(fit: ProbeFit) -> float:
+            found = fit.metrics.get("validation", {})
+            value = found.get("mcc", found.get("r2", -math.inf))
+            return value if math.isfinite(value) else -math.inf
+
+        return sorted(self, key=lambda fit: (-quality(fit), fit.k))
+
+    def table(self) -> pa.Table:
+        """One row per fit, best first, under the names of table `probe_fits`, less run, fit, feature and layer."""
+        fields = [one for one in PROBE_FITS if one.name not in ("run_id", "fit_id", "feature", "layer")]
+        return pa.Table.from_pylist([fit.row() for fit in self.best_first()], schema=pa.schema(fields))
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        best = self.best_first()[: showing.N_SHOWN]
+        judged = "r2" if any("r2" in fit.metrics.get("train", {}) for fit in best) else "mcc"
+        columns = {"method": [fit.method for fit in best], "k": [str(fit.k) for fit in best]}
+        for split in SPLITS:
+            columns[f"{split}_{judged}"] = [showing.decimals(fit.metrics.get(split, {}).get(judged)) for fit in best]
+        columns["status"] = [fit.status for fit in best]
+        rest = len(self) - len(best)
+        more = f"and {rest} more fits; .table() has all" if rest else ""
+        return f"{len(self)} fit{'' if len(self) == 1 else 's'}, best on validation first", columns, more
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
+
+def _interval_text(fit: ProbeFit) -> list[str]:
+    bounds = (("MCC", fit.test_mcc_low, fit.test_mcc_high), ("R²", fit.test_r2_low, fit.test_r2_high))
+    return [
+        f"95 % interval of the test {name}: [{low:.3f}, {high:.3f}]"
+        for name, low, high in bounds
+        if low is not None and high is not None
+    ]
+
+
+def _support_text(fit: ProbeFit) -> str:
+    if not len(fit.support):
+        return ""
+    named = [
+        f"{neuron} ({showing.digits(coef)})"
+        for neuron, coef in zip(fit.support[: showing.N_SHOWN], fit.coef[: showing.N_SHOWN], strict=True)
+    ]
+    rest = len(fit.support) - len(named)
+    what = "directions" if fit.variant == "random_rotation" else "neurons"
+    return f"{what} (coef): {', '.join(named)}" + (f" and {rest} more" if rest else "")
 
 
 def unfitted(

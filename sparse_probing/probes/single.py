@@ -8,10 +8,9 @@ permutation nulls are elsewhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from sparse_probing.probes.counts import (
     label_columns,
     quantise,
 )
+from sparse_probing.probes.labelling import Labels, SignedLabels, as_signs, label_classes
 from sparse_probing.probes.levels import (
     Ground,
     Moments,
@@ -37,6 +37,7 @@ from sparse_probing.probes.levels import (
     power_sums,
 )
 from sparse_probing.probes.metrics import Margin, both_curves, curve_metrics, threshold_metrics
+from sparse_probing.probes.neuron_scores import NeuronScores
 from sparse_probing.probes.splits import group_split
 from sparse_probing.probes.workspace import Workspace, workspace
 from sparse_probing.schemas import SCORE_METRICS, SPLITS
@@ -46,62 +47,12 @@ Floats = NDArray[np.float64]
 _BLOCK_NEURONS = 1024
 
 
-@dataclass(frozen=True, eq=False)
-class NeuronScores:
-    """One-neuron probes of one feature, for every neuron of a layer; every array is (n_neurons,).
-
-    Attributes
-    ----------
-    coef, intercept:
-        Logistic regression in units of activation: log-odds = intercept + coef * activation.
-    coef_scaled:
-        The same coefficient per ten training standard deviations, as regularised: coef * 10 * activation_std.
-    activation_std:
-        Population standard deviation over the labelled training rows; a neuron constant there has coef 0.
-    converged:
-        Whether Newton's method met its tolerance.
-    best_threshold, best_direction:
-        Positive where ``best_direction * (activation − best_threshold) > 0``: the highest train MCC of any threshold,
-        midway (to a level) between the activations on either side.
-    mean_difference:
-        Mean activation of positive less that of negative training rows.
-    f_statistic:
-        One-way F of the two classes on train.
-    mutual_information:
-        Nats, on train, activations in at most 16 bins of nearly equal frequency.
-    metrics:
-        ``metrics[split][metric]`` of the logistic regression: predicted positive where the log-odds exceed 0.
-    best_metrics:
-        The same at the best threshold; score metrics along its direction.
-    class_sizes:
-        (3, 2) labelled samples by split (train, validation, test) and class (negative, positive).
-    """
-
-    coef: Floats
-    intercept: Floats
-    coef_scaled: Floats
-    activation_std: Floats
-    converged: NDArray[np.bool_]
-    best_threshold: Floats
-    best_direction: NDArray[np.int8]
-    mean_difference: Floats
-    f_statistic: Floats
-    mutual_information: Floats
-    metrics: Mapping[str, Mapping[str, Floats]]
-    best_metrics: Mapping[str, Mapping[str, Floats]]
-    class_sizes: NDArray[np.int64]
-
-    @property
-    def n_neurons(self) -> int:
-        """Number of neurons scored."""
-        return len(self.coef)
-
-
 def score_neurons(
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -117,7 +68,10 @@ def score_neurons(
         (n_samples, n_neurons): uint8 levels, with activation = offset + scale * level; or floats, which are first
         quantised to 256 uniform levels of each neuron's training range.
     y:
-        (n_samples,) +1, -1, or 0 for not labelled.
+        (n_samples,) of two classes: booleans, 0 and 1, or -1 and +1. NaN in a float y is a row without a label. (An array
+        of -1, 0 and +1 is refused: its 0 may mean either. `labelling.SignedLabels` marks one whose 0 is no label.)
+    labelled:
+        (n_samples,) bool: the rows whose y is a label; all of them if absent.
     groups:
         (n_samples,) what must not be split; only used to make a split where none is given.
     split:
@@ -134,19 +88,29 @@ def score_neurons(
     DataError
         If shapes, labels or split codes do not fit, an activation is not finite, or train lacks one class.
     """
-    labels = np.asarray(y)
-    if labels.ndim != 1:
-        raise DataError(f"y has shape {labels.shape}; expected (n_samples,).", remedy="Use score_features for several.")
-    return score_features(
-        X, labels[:, None], groups, split=split, offset=offset, scale=scale, c=c, rng=rng, n_threads=n_threads
+    signs = as_signs(y, labelled)
+    if signs.ndim != 1:
+        raise DataError(f"y has shape {signs.shape}; expected (n_samples,).", remedy="Use score_features for several.")
+    scored = score_features(
+        X,
+        SignedLabels(signs[:, None]),
+        groups,
+        split=split,
+        offset=offset,
+        scale=scale,
+        c=c,
+        rng=rng,
+        n_threads=n_threads,
     )[0]
+    return replace(scored, classes=label_classes(y))
 
 
 def score_features(
     X: ArrayLike,
-    Y: ArrayLike,
+    Y: Labels,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
@@ -159,7 +123,9 @@ def score_features(
     Parameters
     ----------
     Y:
-        (n_samples, n_features) +1, -1, or 0 for not labelled. Other parameters as in `score_neurons`.
+        (n_samples, n_features), coded as y in `score_neurons`, all columns alike.
+    labelled:
+        (n_samples, n_features) or (n_samples,) bool. Other parameters as in `score_neurons`.
 
     Raises
     ------
@@ -169,11 +135,13 @@ def score_features(
     table = np.asarray(X)
     if table.ndim != 2 or table.shape[1] == 0:
         raise DataError(f"X has shape {table.shape}; expected (n_samples, n_neurons) with at least one neuron.")
+    signs = as_signs(Y, labelled)
     if split is None:
-        split = default_split(Y, groups, table.shape[0], rng)
-    labels, codes = check_labels(Y, split, table.shape[0])
+        split = default_split(signs, groups, table.shape[0], rng)
+    labels, codes = check_labels(SignedLabels(signs), split, table.shape[0])
     check_classes(labels, codes)
-    if table.dtype == np.uint8:
+    of_levels = table.dtype == np.uint8
+    if of_levels:
         low, step = check_quantisation(offset, scale, table.shape[1])
     elif np.issubdtype(table.dtype, np.floating) or np.issubdtype(table.dtype, np.integer):
         if offset is not None or scale is not None:
@@ -196,13 +164,14 @@ def score_features(
             counted = count_tables(table, columns, neurons, room)
             return _score_chunk(counted, columns.positive, columns.labelled, room, c)
 
-    sizes = _class_sizes(labels, codes)
+    sizes, classes = _class_sizes(labels, codes), label_classes(Y)
     with ThreadPoolExecutor(workers) if workers > 1 and len(chunks) > 1 else nullcontext() as pool:
         each: Any = pool.map if pool is not None else map
         scored_chunks = list(each(score, chunks))
 
         def assemble(feature: int) -> NeuronScores:
-            return _assemble(_joined([scored[feature] for scored in scored_chunks]), low, step, sizes[feature])
+            joined = _joined([scored[feature] for scored in scored_chunks])
+            return replace(_assemble(joined, low, step, sizes[feature], of_levels), classes=classes)
 
         return list(each(assemble, range(n_features)))
 
@@ -236,10 +205,10 @@ def _joined(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
 
 
 def default_split(
-    Y: ArrayLike, groups: ArrayLike | None, n_samples: int, rng: np.random.Generator | int = 0
+    signs: NDArray[np.int8], groups: ArrayLike | None, n_samples: int, rng: np.random.Generator | int = 0
 ) -> NDArray[np.int8]:
     """60/20/20 by group (by sample without groups), stratified by the rows' patterns of labels where those are few."""
-    labels = np.asarray(Y)
+    labels = signs
     labels = labels[:, None] if labels.ndim == 1 else labels
     if len(labels) != n_samples:
         raise DataError(f"{n_samples} rows of activations with {len(labels)} labels.", remedy="Give one label per row.")
@@ -261,9 +230,9 @@ def check_classes(labels: NDArray[np.int8], split: NDArray[np.int8]) -> None:
         )
 
 
-def trainable_features(Y: ArrayLike, split: ArrayLike) -> NDArray[np.bool_]:
+def trainable_features(Y: Labels, split: ArrayLike, *, labelled: ArrayLike | None = None) -> NDArray[np.bool_]:
     """(n_features,) whether train holds both classes of the feature: which columns `score_features` accepts."""
-    training = np.asarray(Y)[np.asarray(split) == 0]
+    training = as_signs(Y, labelled)[np.asarray(split) == 0]
     return np.asarray((training > 0).any(axis=0) & (training < 0).any(axis=0))
 
 
@@ -400,8 +369,9 @@ def _assemble(
     offset: NDArray[np.floating[Any]],
     scale: NDArray[np.floating[Any]],
     sizes: NDArray[np.int64],
+    of_levels: bool = True,
 ) -> NeuronScores:
-    """Flat arrays to one frozen result, levels to activations."""
+    """Flat arrays to one frozen result, levels to activations. `of_levels`: the levels are the caller's own."""
     low, step = offset.astype(np.float64), scale.astype(np.float64)
     # All neurons at once: by chunks, the many small operations would take longer than the numbers.
     at_fit, at_best = threshold_metrics(*flat["confusion"]), threshold_metrics(*flat["best_confusion"])
@@ -428,4 +398,6 @@ def _assemble(
         metrics=metrics,
         best_metrics=best,
         class_sizes=sizes,
+        offset=low if of_levels else low[:0],
+        scale=step if of_levels else step[:0],
     )

@@ -16,8 +16,10 @@ from scipy.special import ndtr, ndtri
 
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes.counts import N_LEVELS, LabelColumns, check_labels, count_tables, quantise
+from sparse_probing.probes.labelling import Labels, SignedLabels, as_positive, as_signs
 from sparse_probing.probes.metrics import threshold_metrics
-from sparse_probing.probes.single import NeuronScores, check_classes
+from sparse_probing.probes.neuron_scores import NeuronScores
+from sparse_probing.probes.single import check_classes
 from sparse_probing.schemas import SPLITS, THRESHOLD_METRICS
 
 Floats = NDArray[np.float64]
@@ -27,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def bootstrap_interval(
-    positive: ArrayLike,
+    positive: Labels,
     predicted: ArrayLike,
     groups: ArrayLike,
     *,
@@ -45,7 +47,7 @@ def bootstrap_interval(
     Parameters
     ----------
     positive:
-        (n_samples,) bool, or labels that are positive where > 0.
+        (n_samples,) labels of two classes, none missing: booleans, 0 and 1, or -1 and +1.
     predicted:
         (n_samples, n_probes) or (n_samples,) bool predictions.
     groups:
@@ -72,8 +74,7 @@ def bootstrap_interval(
         raise InputError(
             f"Bootstrap method {method!r} of {metric!r}; expected bca or percentile of a threshold metric."
         )
-    truth = np.asarray(positive)
-    truth = truth if truth.dtype == bool else truth > 0
+    truth = as_positive(positive)
     guess = np.asarray(predicted, bool)
     guess = guess[:, None] if guess.ndim == 1 else guess
     _, group = np.unique(np.asarray(groups), return_inverse=True)
@@ -185,10 +186,11 @@ def _metric(confusion: Floats, metric: str) -> Floats:
 def neuron_intervals(
     scores: NeuronScores,
     X: ArrayLike,
-    y: ArrayLike,
+    y: Labels,
     groups: ArrayLike,
     neurons: ArrayLike,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike,
     part: str = "test",
     offset: ArrayLike | None = None,
@@ -213,7 +215,7 @@ def neuron_intervals(
     low, high: (n_shortlist,) each.
     """
     chosen = np.asarray(neurons, np.intp)
-    labels = np.asarray(y)
+    labels = as_signs(y, labelled)
     rows = np.flatnonzero((np.asarray(split) == SPLITS.index(part)) & (labels != 0))
     table = np.asarray(X)
     values = table[:, chosen][rows].astype(np.float64)
@@ -280,9 +282,10 @@ class MaxNull:
 
 
 def permute_labels(
-    Y: ArrayLike,
+    Y: Labels,
     groups: ArrayLike | None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike,
     n_permutations: int = 200,
     max_rows: int | None = None,
@@ -299,7 +302,9 @@ def permute_labels(
     Parameters
     ----------
     Y:
-        (n_samples, n_features) or (n_samples,) +1, -1, 0 for not labelled.
+        (n_samples, n_features) or (n_samples,), coded as in `single.score_neurons`.
+    labelled:
+        (n_samples,) or Y's shape, bool: which labels count.
     groups:
         (n_samples,); each sample its own group if None.
     max_rows:
@@ -311,8 +316,8 @@ def permute_labels(
     DataError
         If shapes or labels do not fit, or train lacks a class of some feature.
     """
-    labels = np.asarray(Y)
-    labels, codes = check_labels(labels, split, labels.shape[0])
+    signs = as_signs(Y, labelled)
+    labels, codes = check_labels(SignedLabels(signs), split, signs.shape[0])
     check_classes(labels, codes)
     rows = np.flatnonzero((codes == 0) & (labels != 0).any(axis=1))
     names = np.arange(len(labels)) if groups is None else np.asarray(groups)
@@ -374,9 +379,10 @@ def _contrast(labels: NDArray[np.int8], sizes: Floats) -> NDArray[np.float32]:
 
 def max_null(
     X: ArrayLike,
-    Y: ArrayLike | None = None,
+    Y: Labels | None = None,
     groups: ArrayLike | None = None,
     *,
+    labelled: ArrayLike | None = None,
     split: ArrayLike | None = None,
     n_permutations: int = 200,
     rng: np.random.Generator | int = 0,
@@ -392,7 +398,7 @@ def max_null(
     ----------
     X:
         (n_samples, n_neurons) uint8 levels or floats (quantised to 256 levels). Ranks need no offset or scale.
-    Y, groups, split, n_permutations, rng:
+    Y, groups, labelled, split, n_permutations, rng:
         As in `permute_labels`; not used where `permutations` is given.
     permutations:
         Made once by `permute_labels` for all layers.
@@ -406,7 +412,7 @@ def max_null(
     if permutations is None:
         if Y is None or split is None:
             raise DataError("max_null got neither labels and split nor permutations.", remedy="Pass Y and split.")
-        permutations = permute_labels(Y, groups, split=split, n_permutations=n_permutations, rng=rng)
+        permutations = permute_labels(Y, groups, labelled=labelled, split=split, n_permutations=n_permutations, rng=rng)
     ranks = _ranks(table, permutations.rows)
     n_features, n_neurons, n_draws = len(permutations.contrasts), table.shape[1], permutations.n_permutations
     statistic = np.empty((n_features, n_neurons))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import pandas as pd
 from sparse_probing.reports.tables import interval, score
 
 N_SHADES = 10
+# Layers side by side; more of them go below one another.
+MAX_LAYERS = 32
 _WIDTH, _HEIGHT = 250, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 30, 8, 8, 20
 _MAX_K_TICKS = 6
@@ -19,17 +21,18 @@ _MAX_K_TICKS = 6
 
 @dataclass(frozen=True)
 class Cell:
-    """One feature and layer of a heat map; `shade` is 0–10, or None where there is no neuron."""
+    """One feature and layer of a heat map; `shade` is 0–10, or None where there is no neuron; `falls`: by falling."""
 
     text: str
     shade: int | None
     title: str
     is_best: bool
+    falls: bool
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Feature × layer; `rows` pairs a feature with its cells in the order of `layers`."""
+    """Feature × layer, some of the layers; `rows` pairs a feature with its cells in the order of `layers`."""
 
     layers: tuple[int, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
@@ -69,6 +72,7 @@ class Chart:
     """One small multiple: a feature's curves in a box of `width` × `height`."""
 
     feature: str
+    tested: str
     metric: str
     width: int
     height: int
@@ -83,24 +87,43 @@ class Chart:
     dense_title: str
 
 
-def heat_map(profiles: pd.DataFrame, order: Sequence[str]) -> HeatMap:
-    """Validation MCC of the best neuron of every layer; features in the order given, columns of `layer_profiles`."""
+def heat_maps(profiles: pd.DataFrame, order: Sequence[str], tested: Mapping[str, str]) -> tuple[HeatMap, ...]:
+    """Validation MCC of the best neuron of every layer, in bands of layers that fit a page.
+
+    Parameters
+    ----------
+    profiles:
+        Columns of `layer_profiles`.
+    order:
+        Features from top to bottom.
+    tested:
+        What a feature's test scores rest on, in words.
+    """
     layers = tuple(int(layer) for layer in sorted(profiles["layer"].unique()))
     by_place = {(row["feature"], int(row["layer"])): row for row in profiles.to_dict("records")}
-    rows = []
-    for feature in order:
-        cells = tuple(_cell(feature, layer, by_place.get((feature, layer))) for layer in layers)
-        rows.append((feature, cells))
-    return HeatMap(layers, tuple(rows))
+    n_bands = -(-len(layers) // MAX_LAYERS)
+    width = -(-len(layers) // n_bands) if n_bands else 1
+    maps = []
+    for start in range(0, len(layers), width):
+        band = layers[start : start + width]
+        rows = []
+        for feature in order:
+            row_of = [(layer, by_place.get((feature, layer))) for layer in band]
+            cells = tuple(_cell(feature, layer, row, tested.get(feature, "")) for layer, row in row_of)
+            rows.append((feature, cells))
+        maps.append(HeatMap(band, tuple(rows)))
+    return tuple(maps)
 
 
-def sparsity_charts(curves: pd.DataFrame, order: Sequence[str], styles: dict[str, str]) -> list[Chart]:
+def sparsity_charts(
+    curves: pd.DataFrame, order: Sequence[str], styles: dict[str, str], tested: Mapping[str, str]
+) -> list[Chart]:
     """One chart per feature that has sparse probes; columns of `sparsity_curves`, `styles` by label of a curve."""
     charts = []
     for feature in order:
         mine = curves[curves["feature"] == feature]
         if len(mine):
-            charts.append(_chart(feature, mine, styles))
+            charts.append(_chart(feature, mine, styles, tested.get(feature, "")))
     return charts
 
 
@@ -112,21 +135,25 @@ def curve_label(row: dict[str, Any]) -> str:
     return str(row["method"]) + (f" ({ranking})" if isinstance(ranking, str) and ranking else "")
 
 
-def _cell(feature: str, layer: int, row: dict[Any, Any] | None) -> Cell:
+def _cell(feature: str, layer: int, row: dict[Any, Any] | None, tested: str) -> Cell:
     value = number(row["validation_mcc"]) if row is not None else None
     if row is None or value is None:
-        return Cell("", None, f"{feature}, layer {layer}: no neuron", False)
+        return Cell("", None, f"{feature}, layer {layer}: no neuron", False, False)
     test = interval(number(row["test_mcc"]), number(row["test_mcc_low"]), number(row["test_mcc_high"]))
-    title = f"{feature}, layer {layer}, neuron {int(row['neuron'])}: validation MCC {value:.3f}, test MCC {test}"
+    falls = int(row["direction"]) < 0
+    title = (
+        f"{feature}, layer {layer}, neuron {int(row['neuron'])} ({'falls' if falls else 'rises'}): "
+        f"validation MCC {value:.3f}, test MCC {test}" + (f" on {tested}" if tested else "")
+    )
     text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.1f}"
-    return Cell(text, min(N_SHADES, max(0, round(value * N_SHADES))), title, bool(row["is_best_layer"]))
+    return Cell(text, min(N_SHADES, max(0, round(value * N_SHADES))), title, bool(row["is_best_layer"]), falls)
 
 
-def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str]) -> Chart:
+def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str], tested: str) -> Chart:
     records = rows.to_dict("records")
     ks = sorted({int(row["k"]) for row in records})
-    scores = [number(row[name]) for row in records for name in ("validation_score", "test_score")]
-    dense = number(records[0]["dense_test_score"])
+    scores = [judged(row, split)[0] for row in records for split in ("validation", "test")]
+    dense = judged(records[0], "dense_test")[0]
     lowest = min([value for value in [*scores, dense] if value is not None] + [0.0])
     bottom = 0.0 if lowest >= 0 else max(-1.0, math.floor(lowest * 4) / 4)
     low_x, high_x = math.log2(max(ks[0], 1)), math.log2(max(ks[-1], 1))
@@ -145,12 +172,12 @@ def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str]) -> Chart:
     curves = []
     for label, points in groups.items():
         points.sort(key=lambda row: int(row["k"]))
-        test = [(row, value) for row in points if (value := number(row["test_score"])) is not None]
-        validation = [(row, value) for row in points if (value := number(row["validation_score"])) is not None]
+        test = [(row, value) for row in points if (value := judged(row, "test")[0]) is not None]
+        validation = [(row, value) for row in points if (value := judged(row, "validation")[0]) is not None]
         banded = [
             (row, low, high)
             for row in points
-            if (low := number(row["test_low"])) is not None and (high := number(row["test_high"])) is not None
+            if (low := judged(row, "test")[1]) is not None and (high := judged(row, "test")[2]) is not None
         ]
         outline = [f"{x(row['k'])},{y(high)}" for row, _, high in banded]
         outline += [f"{x(row['k'])},{y(low)}" for row, low, _ in reversed(banded)]
@@ -168,6 +195,7 @@ def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str]) -> Chart:
     marks = [bottom, 0.0, 0.5, 1.0] if bottom < 0 else [0.0, 0.5, 1.0]
     return Chart(
         feature=feature,
+        tested=tested,
         metric=str(records[0]["metric"]),
         width=_WIDTH,
         height=_HEIGHT,
@@ -186,8 +214,14 @@ def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str]) -> Chart:
 def _point_title(label: str, row: dict[Any, Any], value: float) -> str:
     layer = number(row["layer"])
     where = "all layers" if layer is None else f"layer {int(layer)}"
-    test = interval(value, number(row["test_low"]), number(row["test_high"]))
-    return f"{label}, k = {int(row['k'])}, {where}: test {test}, validation {score(number(row['validation_score']))}"
+    test = interval(value, judged(row, "test")[1], judged(row, "test")[2])
+    return f"{label}, k = {int(row['k'])}, {where}: test {test}, validation {score(judged(row, 'validation')[0])}"
+
+
+def judged(row: dict[Any, Any], split: str) -> tuple[float | None, float | None, float | None]:
+    """The score that a row's fit is judged by (column metric) on a split, with its interval: of views of fits."""
+    ends = [number(row.get(f"{split}_{row['metric']}_{end}")) for end in ("low", "high")]
+    return number(row[f"{split}_{row['metric']}"]), ends[0], ends[1]
 
 
 def number(value: Any) -> float | None:

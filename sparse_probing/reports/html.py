@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,18 +19,21 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 
 from sparse_probing import __version__
 from sparse_probing.errors import ArtifactError
-from sparse_probing.reports import charts
+from sparse_probing.reports import charts, tables
 from sparse_probing.reports.charts import Chart, HeatMap, curve_label, number
 from sparse_probing.reports.tables import interval, q_value, score
 from sparse_probing.warehouse import connect, reads
-from sparse_probing.warehouse.reads import BestNeuron, Check, Run
+from sparse_probing.warehouse.reads import BestNeuron, Check, ProbedFeature, Run
 
 TEMPLATES = Path(__file__).parent / "templates"
 _N_COLOURS = 6
 _BASELINE_STYLES = {"shuffled labels": "b0", "random rotation": "b1", "token identity": "b2", "prevalence": "b3"}
+# A feature, what its test scores rest on, and each baseline's test score with its interval.
+BaselineRow = tuple[str, str, tuple[tuple[str, str], ...]]
 _BASELINE_ORDER = ("dense", "random_rotation", "token_identity", "shuffled_labels", "prevalence")
 
 
@@ -48,11 +52,11 @@ class Section:
     anchor: str
     run: Run
     neurons: tuple[BestNeuron, ...]
-    heat_map: HeatMap | None
+    heat_maps: tuple[HeatMap, ...]
     charts: tuple[Chart, ...]
     legend: tuple[Legend, ...]
     baseline_names: tuple[str, ...]
-    baselines: tuple[tuple[str, tuple[str, ...]], ...]
+    baselines: tuple[BaselineRow, ...]
     checks: tuple[Check, ...]
     provenance: tuple[tuple[str, str], ...]
 
@@ -94,6 +98,7 @@ def write_report(snapshot: Path, target: Path) -> Path:
         runs = reads.runs(connection)
         neurons = reads.best_neurons(connection)
         checks = reads.checks(connection)
+        features = reads.probed_features(connection)
         profiles = reads.layer_heatmap(connection)
         curves = reads.sparsity_curves(connection)
         baselines = reads.baselines(connection)
@@ -101,7 +106,8 @@ def write_report(snapshot: Path, target: Path) -> Path:
     finally:
         connection.close()
     sections = [
-        _section(position, run, neurons, checks, profiles, curves, baselines) for position, run in enumerate(runs)
+        _section(position, run, neurons, features, checks, profiles, curves, baselines)
+        for position, run in enumerate(runs)
     ]
     page = (
         _environment()
@@ -130,30 +136,42 @@ def _section(
     position: int,
     run: Run,
     neurons: Sequence[BestNeuron],
+    probed: Sequence[ProbedFeature],
     checks: Sequence[Check],
     profiles: pd.DataFrame,
     curves: pd.DataFrame,
     baselines: pd.DataFrame,
 ) -> Section:
     mine = tuple(row for row in neurons if row.run_id == run.run_id)
+    tested = {row.feature: tested_on(row) for row in probed if row.run_id == run.run_id}
     my_profiles = profiles[profiles["run_id"] == run.run_id]
     my_curves = curves[(curves["run_id"] == run.run_id) & (curves["step"] == 0) & ~curves["is_dense"]]
     my_curves = my_curves[my_curves["variant"].isin(["real", "shuffled_labels", "random_rotation"])]
     my_baselines = baselines[baselines["run_id"] == run.run_id]
     features = list(dict.fromkeys([row.feature for row in mine] + sorted(my_curves["feature"].unique())))
     styles = _styles(my_curves)
-    names, rows = _baseline_rows(my_baselines, features)
+    names, rows = _baseline_rows(my_baselines, features, tested)
     return Section(
         anchor=f"run-{position + 1}",
         run=run,
         neurons=mine,
-        heat_map=charts.heat_map(my_profiles, [row.feature for row in mine]) if len(my_profiles) else None,
-        charts=tuple(charts.sparsity_charts(my_curves, features, styles)),
+        heat_maps=charts.heat_maps(my_profiles, [row.feature for row in mine], tested),
+        charts=tuple(charts.sparsity_charts(my_curves, features, styles, tested)),
         legend=tuple(Legend(label, style) for label, style in styles.items()),
         baseline_names=names,
         baselines=rows,
         checks=tuple(check for check in checks if check.run_id == run.run_id),
         provenance=_provenance(run),
+    )
+
+
+def tested_on(feature: ProbedFeature) -> str:
+    """What a feature's test scores rest on, in words."""
+    if feature.task == "regression":
+        return f"{feature.n_test} rows of {feature.n_test_groups} groups"
+    return (
+        f"{feature.n_test} rows ({feature.n_test_positive} positive) of {feature.n_test_groups} groups "
+        f"({feature.n_test_groups_positive} with positives)"
     )
 
 
@@ -166,8 +184,8 @@ def _styles(curves: pd.DataFrame) -> dict[str, str]:
 
 
 def _baseline_rows(
-    baselines: pd.DataFrame, features: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
+    baselines: pd.DataFrame, features: Sequence[str], tested: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[BaselineRow, ...]]:
     present = set(baselines["variant"])
     variants = [name for name in ("real", *_BASELINE_ORDER) if name in present]
     if len(variants) < 2:
@@ -175,16 +193,16 @@ def _baseline_rows(
     by_place = {(row["feature"], row["variant"]): row for row in baselines.to_dict("records")}
     rows = []
     for feature in features:
-        cells = []
+        cells: list[tuple[str, str]] = []
+        known = False
         for variant in variants:
             row = by_place.get((feature, variant))
-            cells.append(
-                ""
-                if row is None
-                else interval(number(row["test_score"]), number(row["test_low"]), number(row["test_high"]))
-            )
-        if any(cells):
-            rows.append((feature, tuple(cells)))
+            value, low, high = (None, None, None) if row is None else charts.judged(row, "test")
+            bounds = "" if low is None or high is None else f"[{score(low)}, {score(high)}]"
+            cells.append((score(value), bounds))
+            known = known or row is not None
+        if known:
+            rows.append((feature, tested.get(feature, ""), tuple(cells)))
     titles = {"real": "best sparse probe", "dense": "dense probe"}
     return tuple(titles.get(name, name.replace("_", " ")) for name in variants), tuple(rows)
 
@@ -221,8 +239,14 @@ def _trajectory_rows(trajectories: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for row in trajectories.to_dict("records"):
         test = interval(number(row["test_mcc"]), number(row["test_mcc_low"]), number(row["test_mcc_high"]))
-        rows.append({**row, "test": test, "validation": score(number(row["validation_mcc"]))})
+        responds = tables.direction_word(int(row["direction"]))
+        rows.append({**row, "test": test, "responds": responds, "validation": score(number(row["validation_mcc"]))})
     return rows
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may break after its separators."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_/@])", name))
 
 
 def _environment() -> jinja2.Environment:
@@ -233,7 +257,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": score, "q_value": q_value}
+    environment.filters |= {"score": score, "q_value": q_value, "direction": tables.direction_word}
+    environment.filters |= {"activation": tables.activation, "breakable": _breakable}
     environment.globals |= {"interval": interval}
     return environment
 

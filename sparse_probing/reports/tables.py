@@ -119,6 +119,16 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
     return f"{score(value)} [{score(low)}, {score(high)}]"
 
 
+def direction_word(direction: int) -> str:
+    """How a neuron responds to its feature."""
+    return {1: "rises", -1: "falls"}.get(direction, MISSING)
+
+
+def activation(value: float | None) -> str:
+    """An activation with three significant digits."""
+    return MISSING if value is None or math.isnan(value) else f"{value:.3g}"
+
+
 def q_value(value: float | None) -> str:
     """A q-value: three decimals, and no false zero."""
     if value is None or math.isnan(value):

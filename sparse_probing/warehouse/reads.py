@@ -21,11 +21,12 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True)
 class Run:
-    """One run and its provenance; the columns of table `runs`."""
+    """One row of view `named_runs`: a run and its provenance, under names that no other weights have."""
 
     run_id: str
     study: str
     model: str
+    model_id: str
     revision: str
     collection: str
     hook: str
@@ -73,8 +74,26 @@ class BestNeuron:
     test_mcc_high: float | None
     prevalence: float
     q_value: float
+    direction: int
+    threshold: float | None
     n_test: int
     n_test_positive: int
+    n_test_negative: int
+    n_test_groups: int
+    n_test_groups_positive: int
+
+
+@dataclass(frozen=True)
+class ProbedFeature:
+    """What a feature's test scores rest on, from view `probed_features`. A feature with targets has no positive rows."""
+
+    run_id: str
+    feature: str
+    task: str
+    n_test: int
+    n_test_positive: int
+    n_test_groups: int
+    n_test_groups_positive: int
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,8 @@ class BestTargetProbe:
     test_r2_low: float | None
     test_r2_high: float | None
     dense_test_r2: float | None
+    n_test: int
+    n_test_groups: int
 
 
 @dataclass(frozen=True)
@@ -122,13 +143,18 @@ class QueryResult:
 
 def runs(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[Run]:
     """All runs, or the given ones, by model, revision, collection and age."""
-    return _rows(con, Run, "runs", run_ids, "model, revision, collection, created_at, run_id")
+    return _rows(con, Run, "named_runs", run_ids, "model, revision, collection, created_at, run_id")
 
 
 def best_neurons(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[BestNeuron]:
     """The best neuron of every feature, best first within its model, revision and collection."""
     order = "model, revision, collection, run_id, validation_mcc desc nulls last, feature"
     return _rows(con, BestNeuron, "best_neuron_per_feature", run_ids, order)
+
+
+def probed_features(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[ProbedFeature]:
+    """Every feature of every run, with the rows and groups that its test scores rest on."""
+    return _rows(con, ProbedFeature, "probed_features", run_ids, "run_id, feature")
 
 
 def best_target_probes(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[BestTargetProbe]:
@@ -221,9 +247,10 @@ def _select(
     condition = "" if run_ids is None else "where list_contains(?, run_id)"
     try:
         return con.execute(f"select {columns} from {source} {condition} order by {order}", parameters)
-    except (duckdb.CatalogException, duckdb.InvalidInputException) as error:
-        # The second: the name is a Python variable's in scope, where DuckDB looks after the catalog.
+    except (duckdb.CatalogException, duckdb.BinderException, duckdb.InvalidInputException) as error:
+        # The second: a column is missing. The third: the name is a Python variable's in scope, where DuckDB looks after
+        # the catalog.
         raise InputError(
-            f"The snapshot has no {source}: {one_line(error)}.",
+            f"The snapshot lacks {source} as it is read here: {one_line(error)}.",
             remedy="It was published by another version: load the results again.",
         ) from error

@@ -112,7 +112,7 @@ def test_targets_that_are_numbers_have_probes_and_baselines(tmp_path: Path, cli,
         best = {
             (feature, variant): (k, test, low, high)
             for feature, variant, k, test, low, high in connection.execute(
-                "select feature, variant, k, test_score, test_low, test_high from baselines where metric = 'r2'"
+                "select feature, variant, k, test_r2, test_r2_low, test_r2_high from baselines where metric = 'r2'"
             ).fetchall()
         }
         methods = {row[0] for row in connection.execute("select distinct method from feature_sparsity").fetchall()}

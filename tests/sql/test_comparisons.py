@@ -66,7 +66,7 @@ def test_changes_compare_neighbours() -> None:
     found = (
         three_checkpoints()
         .execute(
-            "select earlier_revision, later_revision, same_neuron, earlier_neuron_mcc_now, test_mcc_change, "
+            "select earlier_revision, later_revision, same_neuron, earlier_neuron_validation_mcc, test_mcc_change, "
             "intervals_apart from checkpoint_changes order by position_in_series"
         )
         .fetchall()
@@ -75,3 +75,41 @@ def test_changes_compare_neighbours() -> None:
         ("step512", "step1000", True, 0.75, 0.5, True),
         ("step1000", "main", False, 0.5, 0.0, False),
     ]
+
+
+def test_a_series_is_of_one_model_id_and_its_overwritten_folder_has_two_members() -> None:
+    def run(run_id: str, folder: str, digest: str, day: int) -> dict[str, Any]:
+        spec = f'{{"model": {{"id": "{folder}/final"}}}}'
+        created = datetime(2026, 1, day, tzinfo=UTC)
+        return {"run_id": run_id, "model": "final", "revision": "local", "spec": spec} | {
+            "weights_digest": digest,
+            "created_at": created,
+        }
+
+    runs = [run("r1", "a", "1111111111", 2), run("r2", "a", "2222222222", 1), run("r3", "b", "3333333333", 3)]
+    con = database(
+        runs=runs,
+        features=[{"run_id": one["run_id"]} for one in runs],
+        neuron_scores=[{"run_id": one["run_id"]} for one in runs],
+    )
+    found = con.execute(
+        "select model, revision, run_id from checkpoint_trajectories order by position_in_series"
+    ).fetchall()
+    assert found == [("a/final", "local+22222222", "r2"), ("a/final", "local+11111111", "r1")]
+
+
+def test_the_training_step_is_of_the_revision_asked_for_and_not_of_a_commit_or_version() -> None:
+    asked = [("0a1b99", "step1000"), ("ffff07", "step512"), ("0.1.2", "main")]
+    runs = [
+        {"run_id": f"r{i}", "revision": found, "spec": f'{{"model": {{"id": "hub/tiny", "revision": "{name}"}}}}'}
+        for i, (found, name) in enumerate(asked)
+    ]
+    con = database(
+        runs=runs,
+        features=[{"run_id": run["run_id"]} for run in runs],
+        neuron_scores=[{"run_id": run["run_id"]} for run in runs],
+    )
+    found = con.execute(
+        "select revision, training_step from checkpoint_trajectories order by position_in_series"
+    ).fetchall()
+    assert found == [("ffff07", 512), ("0a1b99", 1000), ("0.1.2", None)]

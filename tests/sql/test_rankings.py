@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
 
+from sparse_probing.probes.metrics import classification_metrics
+from sparse_probing.probes.single import score_neurons
 from tests.sql.rows import database
+from tests.unit.probes.conftest import plant
 
 RUN: list[dict[str, Any]] = [{}]
 FEATURE: list[dict[str, Any]] = [{}]
@@ -52,15 +56,15 @@ def test_scored_fits_takes_the_metric_of_the_task() -> None:
         ],
     )
     found = con.execute(
-        "select fit_id, metric, validation_score, test_score, test_low, is_dense, is_rotated "
+        "select fit_id, metric, validation_mcc, validation_r2, test_mcc, test_r2, test_mcc_low, is_dense, is_rotated "
         "from scored_fits order by fit_id"
     ).fetchall()
     assert found == [
-        ("a", "mcc", 0.5, 0.5, 0.25, False, False),
-        ("b", "r2", 0.25, 0.125, None, False, False),
-        ("c", "mcc", 0.5, 0.5, None, True, False),
-        ("d", "mcc", None, None, None, False, True),
-        ("e", "mcc", 0.5, 0.5, None, False, False),
+        ("a", "mcc", 0.5, None, 0.5, None, 0.25, False, False),
+        ("b", "r2", None, 0.25, None, 0.125, None, False, False),
+        ("c", "mcc", 0.5, None, 0.5, None, None, True, False),
+        ("d", "mcc", None, None, None, None, None, False, True),
+        ("e", "mcc", 0.5, None, 0.5, None, None, False, False),
     ]
 
 
@@ -156,7 +160,7 @@ def test_layer_profiles_hold_the_best_neuron_of_every_layer() -> None:
         neuron_scores=[score(0, 0, 0.5), score(0, 1, 0.25), score(1, 0, 0.5, train_mcc=0.75), score(1, 1, 0.625)],
     )
     found = con.execute(
-        "select layer, neuron, model_rank, is_best_layer, validation_mcc from layer_profiles order by layer"
+        "select layer, neuron, rank, is_best_layer, validation_mcc from layer_profiles order by layer"
     ).fetchall()
     assert found == [(0, 0, 3, False, 0.5), (1, 1, 1, True, 0.625)]
 
@@ -176,7 +180,7 @@ def test_sparsity_curves_take_the_layer_that_validation_chose() -> None:
         ],
     )
     found = con.execute(
-        "select variant, k, layer, n_layers, test_score, test_low, dense_test_score from sparsity_curves "
+        "select variant, k, layer, n_layers, test_mcc, test_mcc_low, dense_test_mcc from sparsity_curves "
         "order by variant desc, k"
     ).fetchall()
     assert found == [
@@ -197,7 +201,7 @@ def test_steps_and_rankings_are_curves_of_their_own() -> None:
             fit("c", 1, 0.25, step=1),
         ],
     )
-    found = con.execute("select ranking, step, validation_score from sparsity_curves order by 3").fetchall()
+    found = con.execute("select ranking, step, validation_mcc from sparsity_curves order by 3").fetchall()
     assert found == [(None, 1, 0.25), ("mean_dif", 0, 0.5), ("f_stat", 0, 0.75)]
 
 
@@ -213,7 +217,7 @@ def test_baselines_have_one_row_per_variant() -> None:
             fit("e", 2, 0.875, method="dense_probe"),
         ],
     )
-    found = con.execute("select variant, k, test_score from baselines order by variant").fetchall()
+    found = con.execute("select variant, k, test_mcc from baselines order by variant").fetchall()
     assert found == [("dense", 2, 0.875), ("prevalence", 0, 0.0), ("random_rotation", 1, 0.25), ("real", 2, 0.5)]
 
 
@@ -260,7 +264,7 @@ def test_feature_sparsity_is_the_smallest_k_near_the_dense_probe() -> None:
         ],
     )
     found = con.execute(
-        "select feature, smallest_k, test_score, largest_k_tried, dense_validation_score from feature_sparsity "
+        "select feature, smallest_k, test_mcc, largest_k_tried, dense_validation_mcc from feature_sparsity "
         "order by feature"
     ).fetchall()
     assert found == [("capital", None, None, 1, 0.8), ("chance", None, None, 1, -0.1), ("digit", 2, 0.74, 4, 0.8)]
@@ -353,3 +357,106 @@ def test_validation_checks_has_a_row_per_run_and_check() -> None:
         ("gone", None, "check_q_values", "error", 0, True, None),
         ("r1", "tiny", "check_row_counts", "error", 3, False, "first"),
     ]
+
+
+def test_the_best_neuron_says_its_threshold_its_direction_and_what_it_was_tested_on() -> None:
+    con = database(
+        runs=RUN,
+        features=[{"feature": name} for name in ("rises", "falls", "says_nothing")],
+        neuron_scores=[
+            score(0, 0, 0.5, feature="rises", coef=2.0, intercept=-3.0, best_threshold=9.0),
+            score(0, 1, 0.5, feature="falls", coef=-0.5, intercept=1.0, best_direction=1),
+            score(0, 1, 0.0, feature="says_nothing", coef=0.0, intercept=0.0),
+        ],
+    )
+    tested = "n_test, n_test_positive, n_test_negative, n_test_groups, n_test_groups_positive"
+    for view in ("best_neuron_per_feature", "neuron_rankings"):
+        found = con.execute(f"select feature, threshold, direction, {tested} from {view} order by feature").fetchall()
+        assert found == [
+            ("falls", 2.0, -1, 200, 40, 160, 20, 15),
+            ("rises", 1.5, 1, 200, 40, 160, 20, 15),
+            ("says_nothing", None, 0, 200, 40, 160, 20, 15),
+        ]
+
+
+def test_the_threshold_gives_the_reported_scores() -> None:
+    """Arrays through `score_neurons` and its table to the view, and the view's threshold back on the arrays."""
+    planted = plant()
+    scores = score_neurons(planted.X, planted.y, planted.groups, **planted.keywords)
+    rows = [row | {"layer": 0} for row in scores.table().to_pylist()]
+    con = database(runs=RUN, features=FEATURE, neuron_scores=rows)
+    found = con.execute(
+        "select neuron, threshold, direction, test_mcc from neuron_rankings where neuron <> 7"
+    ).fetchall()
+    assert {(neuron, direction) for neuron, _, direction, _ in found} >= {(3, 1), (11, -1), (20, 1)}
+    test = planted.split == 2
+    for neuron, threshold, direction, test_mcc in found:
+        signed = direction * (planted.values[test, neuron] - threshold)
+        assert classification_metrics(planted.y[test], signed)["mcc"] == pytest.approx(test_mcc, abs=1e-6)
+
+
+def models(**changes: Any) -> list[dict[str, Any]]:
+    """Two models in folders of the same name, each in two collections."""
+    rows = []
+    for folder in ("a", "b"):
+        spec = json.dumps({"model": {"id": f"runs/{folder}/final"}})
+        for collection in ("text_features", "ewt"):
+            run = {"run_id": f"{folder}-{collection}", "collection": collection, "model": "final", "revision": "local"}
+            run["dataset_digest"] = collection
+            rows.append(run | {"spec": spec, "weights_digest": f"weights of {folder}"} | changes)
+    return rows
+
+
+def test_models_of_one_name_are_never_one_model() -> None:
+    runs = models()
+    con = database(
+        runs=runs,
+        features=[{"run_id": run["run_id"]} for run in runs],
+        neuron_scores=[score(0, 0, 0.75, run_id=run["run_id"]) for run in runs if run["run_id"] != "b-ewt"]
+        + [score(0, 1, 0.75, run_id="b-ewt")],
+    )
+    names = con.execute("select distinct model, model_id, revision from named_runs order by model").fetchall()
+    assert names == [("a/final", "runs/a/final", "local"), ("b/final", "runs/b/final", "local")]
+    found = con.execute("select model, revision, layer, neuron, n_features from polysemantic_neurons").fetchall()
+    assert found == [("a/final", "local", 0, 0, 2)]
+    assert con.execute("select count(*) from checkpoint_trajectories").fetchall() == [(0,)]
+    assert con.execute("select count(*) from checkpoint_changes").fetchall() == [(0,)]
+
+
+def test_a_folder_that_was_overwritten_holds_two_revisions_of_one_model() -> None:
+    runs: list[dict[str, Any]] = [
+        {"run_id": "r1", "revision": "local", "weights_digest": "0123456789ab"},
+        {"run_id": "r2", "revision": "local", "weights_digest": "fedcba987654", "collection": "ewt"},
+    ]
+    con = database(
+        runs=runs,
+        features=[{"run_id": run["run_id"]} for run in runs],
+        neuron_scores=[score(0, 0, 0.75, run_id=run["run_id"]) for run in runs],
+    )
+    found = con.execute("select model, revision from named_runs order by revision").fetchall()
+    assert found == [("tiny", "local+01234567"), ("tiny", "local+fedcba98")]
+    assert con.execute("select count(*) from polysemantic_neurons").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        (("x", "m/x"), ("x", "n/x"), ["m/x", "n/x"]),
+        (("x", "x"), ("x", "n/x"), ["n/x", "x"]),
+        (("x", "a/b/x"), ("x", "c/b/x/"), ["a/b/x", "c/b/x"]),
+        (("x", "/a/x"), ("x", "a/x"), ["/a/x", "a/x"]),
+        (("mine", "a/final"), ("mine", "b/final"), ["mine (a/final)", "mine (b/final)"]),
+        (("mine", "a/final"), ("yours", "b/final"), ["mine", "yours"]),
+        (("x", "a/x"), ("x", "a/x"), ["x", "x"]),
+        (("x", None), ("x", None), ["x", "x"]),
+    ],
+)
+def test_names_are_as_short_as_they_may_be(
+    first: tuple[str, str | None], second: tuple[str, str | None], names: list[str]
+) -> None:
+    runs = [
+        {"run_id": f"r{i}", "model": name, "spec": json.dumps({"model": {"id": model_id}} if model_id else {})}
+        for i, (name, model_id) in enumerate((first, second))
+    ]
+    found = database(runs=runs).execute("select model from named_runs order by model").fetchall()
+    assert [name for (name,) in found] == names

@@ -16,6 +16,7 @@ from sparse_probing.errors import ArtifactError, DataError, InputError
 from sparse_probing.models.loading import ResolvedModel, load_model
 from sparse_probing.neurons import Collected, calibrate, collect, collecting, load_collected, save_collected
 from sparse_probing.probes.counts import LevelCounts, count_levels
+from sparse_probing.probes.labelling import SignedLabels
 from sparse_probing.probes.single import NeuronScores, score_counts, score_features
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.labels import read_labels
@@ -111,8 +112,8 @@ def test_scores_equal_those_of_stored_levels_to_the_last_bit(
     assert read_manifest(folder).facts["max_clipped_fraction"] > 0, "some value must lie outside of the ranges"
     for layer in iterate_layers(folder):
         quantisation = {"offset": layer.offset, "scale": layer.scale}
-        by_hand = count_levels(layer.codes, labels.labels, labels.split, **quantisation)
-        scores = score_features(layer.codes, labels.labels, split=labels.split, **quantisation)
+        by_hand = count_levels(layer.codes, SignedLabels(labels.labels), labels.split, **quantisation)
+        scores = score_features(layer.codes, SignedLabels(labels.labels), split=labels.split, **quantisation)
         for column, feature in enumerate(labels.features):
             counts = LevelCounts(**done.counts(feature, layer.layer))
             np.testing.assert_array_equal(counts.counts, by_hand[column].counts)

@@ -15,6 +15,7 @@ from sparse_probing.activations.quantisation import Ranges, encode, ranges_from_
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.neurons.level_counts import LevelCollector, LevelTables
 from sparse_probing.probes.counts import LevelCounts, count_levels
+from sparse_probing.probes.labelling import SignedLabels
 
 N_LAYERS, N_NEURONS, N_FEATURES = 2, 3, 3
 NAMES = tuple("abc")
@@ -67,7 +68,9 @@ def test_any_cut_and_merge_equals_a_count_by_hand(data: Any, cells: int) -> None
     for layer in range(N_LAYERS):
         encoded = encode(torch.from_numpy(values[layer]), *ranges.tensors(torch.device("cpu"), layer))
         levels = encoded.codes.numpy() + ranges.origin[layer]
-        wanted = count_levels(levels, labels, split, offset=ranges.offset[layer], scale=ranges.scale[layer])
+        wanted = count_levels(
+            levels, SignedLabels(labels), split, offset=ranges.offset[layer], scale=ranges.scale[layer]
+        )
         for index, feature in enumerate(NAMES):
             counts = LevelCounts(**found.of(feature, layer))
             np.testing.assert_array_equal(counts.counts, wanted[index].counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 
@@ -12,13 +13,13 @@ import pytest
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes import optimal
 from sparse_probing.probes.hinge_dual import HingeProblem
-from sparse_probing.probes.optimal import (
-    fit_optimal,
-    fit_optimal_path,
-    fit_optimal_regression,
-    scale_for_optimal,
-)
+from sparse_probing.probes.optimal import scale_for_optimal
 from sparse_probing.probes.squared_dual import SquaredProblem
+
+# What is proved is compared with the problem on X itself; `test_answers` has the defaults.
+fit_optimal = functools.partial(optimal.fit_optimal, standardise=False)
+fit_optimal_path = functools.partial(optimal.fit_optimal_path, standardise=False)
+fit_optimal_regression = functools.partial(optimal.fit_optimal_regression, standardise=False)
 
 MASTERS = ["tree", "gurobi"]
 
@@ -315,9 +316,11 @@ def test_small_problems_of_every_kind_equal_exhaustive_search(seed: int) -> None
         ({"X": np.ones(4)}, DataError, "shape"),
         ({"X": np.ones((4, 0))}, DataError, "shape"),
         ({"y": [1, 1, 1, 1]}, DataError, "one class"),
-        ({"y": [0, 1, 0, 1]}, DataError, "other than"),
+        ({"y": [0, 1, 0, -1]}, DataError, "0 may mean"),
+        ({"y": [1, 2, 1, 2]}, DataError, "Label 2"),
         ({"y": [1, -1]}, DataError, "one label a row"),
-        ({"y": [1, -1, np.nan, 1]}, DataError, "other than"),
+        ({"y": [1, 1, np.nan, 1]}, DataError, "one class"),
+        ({"y": [np.nan] * 4}, DataError, "no label"),
         ({"k": 0}, InputError, "k is 0"),
         ({"k": 1.5}, InputError, "k is 1.5"),
         ({"gamma": -1.0}, InputError, "gamma"),

@@ -14,6 +14,7 @@ from sklearn.metrics import mutual_info_score
 from sparse_probing.errors import DataError
 from sparse_probing.probes import levels
 from sparse_probing.probes.counts import LevelCounts, count_levels, quantise
+from sparse_probing.probes.labelling import SignedLabels
 from sparse_probing.probes.metrics import classification_metrics
 from sparse_probing.probes.single import (
     NeuronScores,
@@ -114,9 +115,11 @@ def test_features_together_equal_features_alone(planted) -> None:
     rng = np.random.default_rng(1)
     other = rng.choice(np.array([-1, 0, 1], np.int8), size=(len(planted.y), 3))
     table = np.column_stack([planted.y, other])
-    together = score_features(planted.X, table, planted.groups, **planted.keywords)
+    together = score_features(planted.X, SignedLabels(table), planted.groups, **planted.keywords)
     for feature, one in enumerate(together):
-        assert_identical(one, score_neurons(planted.X, table[:, feature], planted.groups, **planted.keywords))
+        assert_identical(
+            one, score_neurons(planted.X, SignedLabels(table[:, feature]), planted.groups, **planted.keywords)
+        )
 
 
 def test_streaming_equals_batch_to_the_last_bit(scores, planted) -> None:
@@ -139,7 +142,7 @@ def test_a_shard_in_which_features_have_one_class_or_no_label(marks) -> None:
     codes = np.random.default_rng(8).integers(0, 256, (9, 4), dtype=np.uint8)
     labels = np.tile(np.array(marks, np.int8), (9, 1))
     labels[6:, 0] = 0
-    for feature, counted in enumerate(count_levels(codes, labels, np.zeros(9, np.int8))):
+    for feature, counted in enumerate(count_levels(codes, SignedLabels(labels), np.zeros(9, np.int8))):
         for code, sign in enumerate((-1, 1)):
             for neuron in range(4):
                 rows = labels[:, feature] == sign
@@ -247,7 +250,7 @@ def test_what_cannot_be_scored_is_refused(change, match) -> None:
 
 def test_trainable_features_names_the_usable_ones() -> None:
     Y = np.array([[1, 1, 0], [-1, 1, -1], [1, -1, 1]])
-    assert trainable_features(Y, np.array([0, 0, 2])).tolist() == [True, False, False]
+    assert trainable_features(SignedLabels(Y), np.array([0, 0, 2])).tolist() == [True, False, False]
 
 
 def test_the_widest_range_of_floats_gives_finite_scores() -> None:
@@ -271,7 +274,7 @@ def test_hostile_arrays_give_a_data_error_or_finite_scores(X: np.ndarray, data: 
     split = data.draw(npst.arrays(np.int8, n, elements=st.sampled_from([0, 1, 2])))
     try:
         with np.errstate(all="ignore"):
-            found = score_neurons(X, y, split=split)
+            found = score_neurons(X, SignedLabels(y), split=split)
     except DataError:
         train = y[split == 0]
         finite = np.isfinite(X.astype(np.float64)).all() and np.isfinite(np.ptp(X.astype(np.float64), axis=0)).all()

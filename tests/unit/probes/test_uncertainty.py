@@ -8,6 +8,7 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 from sklearn.metrics import r2_score
 
 from sparse_probing.errors import DataError, InputError
+from sparse_probing.probes.labelling import SignedLabels
 from sparse_probing.probes.single import score_neurons
 from sparse_probing.probes.splits import group_split
 from sparse_probing.probes.uncertainty import (
@@ -171,7 +172,11 @@ def test_permutations_keep_what_they_must() -> None:
     mixed = np.where(groups < 3, constant, within)
     partly = np.where(np.arange(20) % 4 == 0, 0, within)
     plans = permute_labels(
-        np.column_stack([constant, within, mixed, partly]), groups, split=np.zeros(20), n_permutations=50, rng=1
+        SignedLabels(np.column_stack([constant, within, mixed, partly])),
+        groups,
+        split=np.zeros(20),
+        n_permutations=50,
+        rng=1,
     )
     assert plans.kind == ("groups", "within_groups", "mixed", "within_groups")
     for feature, labels in ((1, within), (3, partly)):

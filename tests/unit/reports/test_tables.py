@@ -37,6 +37,11 @@ NEURON = BestNeuron(
     q_value=0.0001,
     n_test=200,
     n_test_positive=40,
+    n_test_negative=160,
+    n_test_groups=20,
+    n_test_groups_positive=15,
+    direction=1,
+    threshold=0.5,
 )
 
 

@@ -1,0 +1,128 @@
+-- one row per run: its provenance, under names of model and revision that no other weights have
+-- model: its short name; where other models have that too, the last parts of the id that tell it from them (a/final, b/final).
+-- revision: as the model's source calls it; where other weights were once found under it (a folder was overwritten), with the
+-- first digits of the weights' digest. Both hold within this database.
+-- training_step: the number that ends the revision as the study asked for it (step1000), which a commit or a version has not.
+create view named_runs as
+with identified as (
+    select
+        run_id,
+        model as short_name,
+        coalesce(spec ->> '$.model.id', model) as model_id,
+        revision as source_revision,
+        coalesce(spec ->> '$.model.revision', revision) as asked_revision,
+        weights_digest
+    from runs
+),
+
+models as (
+    select distinct
+        short_name,
+        model_id,
+        string_split(rtrim(model_id, '/'), '/') as parts
+    from identified
+),
+
+endings as (
+    select
+        models.short_name,
+        models.model_id,
+        lengths.n_parts,
+        array_to_string(models.parts[-lengths.n_parts:], '/') as ending
+    from models
+    cross join (select unnest(range(1, 65)) as n_parts) as lengths
+    where lengths.n_parts <= len(models.parts)
+),
+
+shared as (
+    select
+        short_name,
+        model_id,
+        n_parts,
+        ending,
+        count(*) over (partition by short_name, ending) as n_models
+    from endings
+),
+
+distinctive as (
+    select
+        short_name,
+        model_id,
+        arg_min(ending, n_parts) as ending
+    from shared
+    where n_models = 1
+    group by short_name, model_id
+),
+
+counted as (
+    select
+        short_name,
+        model_id,
+        parts,
+        count(*) over (partition by short_name) as n_models
+    from models
+),
+
+model_names as (
+    select
+        counted.model_id,
+        counted.short_name,
+        case
+            when counted.n_models = 1 then counted.short_name
+            when counted.parts[-1] = counted.short_name then coalesce(distinctive.ending, counted.model_id)
+            else format('{} ({})', counted.short_name, coalesce(distinctive.ending, counted.model_id))
+        end as model
+    from counted
+    left join distinctive
+        on counted.short_name = distinctive.short_name and counted.model_id = distinctive.model_id
+),
+
+revisions as (
+    select
+        model_id,
+        source_revision,
+        count(distinct weights_digest) as n_weights
+    from identified
+    group by model_id, source_revision
+)
+
+select
+    runs.run_id,
+    runs.study,
+    model_names.model,
+    identified.model_id,
+    case
+        when revisions.n_weights = 1 then runs.revision
+        else format('{}+{}', runs.revision, left(runs.weights_digest, 8))
+    end as revision,
+    try_cast(regexp_extract(identified.asked_revision, '([0-9]+)$', 1) as bigint) as training_step,
+    runs.weights_digest,
+    runs.tokenizer_digest,
+    runs.collection,
+    runs.dataset_digest,
+    runs.activations_digest,
+    runs.probing_digest,
+    runs.hook,
+    runs.pooling,
+    runs.layers,
+    runs.n_neurons,
+    runs.n_rows,
+    runs.n_sequences,
+    runs.n_tokens,
+    runs.storage_dtype,
+    runs.model_dtype,
+    runs.attention,
+    runs.split_mode,
+    runs.seed,
+    runs.max_clipped_fraction,
+    runs.max_quantisation_error,
+    runs.quantisation_error_bound,
+    runs.spec,
+    runs.package_versions,
+    runs.created_at
+from runs
+inner join identified on runs.run_id = identified.run_id
+inner join model_names
+    on identified.model_id = model_names.model_id and identified.short_name = model_names.short_name
+inner join revisions
+    on identified.model_id = revisions.model_id and identified.source_revision = revisions.source_revision;

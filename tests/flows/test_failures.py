@@ -1,0 +1,87 @@
+"""Whatever ends a flow is one line; a server that goes away ends the study within seconds."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows import failures
+from flows.failures import as_one_line, end_with_the_server
+from flows.logs import log_to_file
+from sparse_probing.errors import InputError
+
+
+def test_our_own_failure_is_found_behind_another() -> None:
+    own = InputError("Layer 99 requested; tiny has 3.", remedy="Edit it.")
+    try:
+        try:
+            raise own
+        except InputError as error:
+            raise RuntimeError("a flow failed\nin many lines") from error
+    except RuntimeError as error:
+        assert as_one_line(error, log=Path("x.log")) is own
+    assert as_one_line(ExceptionGroup("two", [ValueError("a"), own]), log=Path("x.log")) is own
+
+
+def test_another_failure_is_one_line_that_names_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "server_in_use", lambda: "")
+    line = str(as_one_line(ValueError("several\nlines\nof it"), log=Path("logs/study.log")))
+    assert line.startswith("ValueError: several lines of it.")
+    assert "logs/study.log" in line
+    assert "\n" not in line
+
+
+def test_a_lost_connection_is_the_servers_going(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "server_in_use", lambda: "http://127.0.0.1:9/api")
+    error = RuntimeError("x")
+    error.__context__ = httpx.ConnectError("refused")
+    assert "127.0.0.1:9" in str(as_one_line(error, log=Path("x")))
+
+
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_goes_away_ends_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "ASK_SECONDS", 0.05)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Healthy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ended = threading.Event()
+    with end_with_the_server(f"http://127.0.0.1:{server.server_address[1]}/api", end=ended.set):
+        assert not ended.wait(0.5)
+        server.shutdown()
+        server.server_close()
+        assert ended.wait(60)
+
+
+def test_what_libraries_say_goes_to_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "logs" / "study.log"
+
+    def fails() -> None:
+        raise ValueError("in a thread")
+
+    with log_to_file(log):
+        logging.getLogger("some.library").warning("a warning of a library")
+        warnings.warn("a python warning", stacklevel=1)
+        sys.stderr.write("--- Error logging to API ---\n")
+        thread = threading.Thread(target=fails)
+        thread.start()
+        thread.join()
+    assert capsys.readouterr().err == ""
+    text = log.read_text(encoding="utf-8")
+    for part in ("a warning of a library", "a python warning", "Error logging", "in a thread"):
+        assert part in text
+    sys.stderr.write("back")
+    assert capsys.readouterr().err == "back"
