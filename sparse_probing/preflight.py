@@ -66,7 +66,7 @@ def preflight(study: StudySpec, settings: Settings) -> None:
 
 
 def check_names(study: StudySpec) -> None:
-    """Check what the words of a study alone tell: methods, hooks, collections, options, features, models' names.
+    """Check what the words of a study alone tell: methods, hooks, collections, options, features, repeated models.
 
     Raises
     ------
@@ -90,9 +90,9 @@ def check_names(study: StudySpec) -> None:
         first = named.setdefault((model.short_name, model.revision), model)
         if first != model:
             raise InputError(
-                f"Two models are named {model.short_name!r} at revision {model.revision!r} ({first.id} and {model.id}); "
+                f"Model {model.short_name!r} at revision {model.revision!r} is given twice, to be run in two ways; "
                 "tables could not tell them apart.",
-                remedy="Give each its own models.name.",
+                remedy="Leave one of them out, or give each its own models.name.",
             )
 
 
