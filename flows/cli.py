@@ -329,11 +329,10 @@ def _collection(name: str) -> int:
 
 
 def _new_profile(file: str) -> int:
-    from pathlib import Path
-
     from sparse_probing import profile_keys
+    from sparse_probing.settings import user_path
 
-    path = profile_keys.write_profile(Path(file).expanduser())
+    path = profile_keys.write_profile(user_path(file))
     print(f"Profile written to {path.absolute()}: every section and key, with defaults.")
     print(f"Next: edit it, then: sparse-probing estimate --profile {path}")
     return 0

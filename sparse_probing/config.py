@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sparse_probing.errors import InputError
 from sparse_probing.mistakes import closest, explain, listed, nearest
+from sparse_probing.settings import user_path
 
 # Raised when the same spec would give other bytes than before.
 DATASET_VERSION = 1
@@ -45,11 +46,14 @@ class ModelSpec(Spec):
     """
 
     id: str = Field(
-        description="Hub id (owner/name), local folder, .gguf file, or package:NAME of an installed package."
+        min_length=1,
+        description="Hub id (owner/name), local folder, .gguf file, or package:NAME of an installed package.",
     )
     name: str = Field(default="", description="Short name in tables; the last part of the id if empty.")
     revision: str = Field(
-        default="main", description="Branch, tag or commit of a hub repository; subfolder of a local folder."
+        default="main",
+        min_length=1,
+        description="Branch, tag or commit of a hub repository; subfolder of a local folder.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
@@ -343,7 +347,7 @@ def find_profile(name_or_path: str) -> Path:
     InputError
         If there is neither, or the name stands for both.
     """
-    path, known = Path(name_or_path).expanduser(), profile_names()
+    path, known = user_path(name_or_path), profile_names()
     if name_or_path in known:
         if path.is_file():
             raise InputError(

@@ -22,7 +22,8 @@ class SparseProbingError(Exception):
     def __init__(self, message: str, *, remedy: str = "") -> None:
         self.message = message
         self.remedy = remedy
-        super().__init__(f"{message} {remedy}".strip())
+        # What others said and what users wrote may hold line ends.
+        super().__init__(" ".join(f"{message} {remedy}".split("\n")).strip())
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.remedy))

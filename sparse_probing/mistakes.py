@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -63,22 +63,46 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
     """
     found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     first = found[0]
+    kind, value = first["type"], first.get("input")
     path = [part for part in first["loc"] if isinstance(part, str)]
     where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        fields = _model_at(model, path[:-1]).model_fields
-        text = f"no such key; {choices(path[-1], fields)}"
-    elif first["type"] == "missing":
-        text = message
-    elif first["type"] == "literal_error":
+    if kind == "extra_forbidden":
+        text = f"no such key; {_key_meant(model, path)}"
+    elif kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
-        text = f"{first['input']!r:.80} is not allowed; {choices(str(first['input']), allowed)}"
+        text = f"{value!r:.80} is not allowed; {choices(str(value), allowed)}"
+    elif kind == "tuple_type" and isinstance(value, Mapping):
+        text = f"one table is given, a list of them is expected: write [[{where}]]"
     else:
-        text = f"{message} (found {first.get('input')!r:.80})"
+        text = _in_words_of_toml(first["msg"])
+        if kind != "missing" and not isinstance(value, Mapping):
+            text += f" (found {value!r:.80})"
     others = len(found) - 1
     more = f" (and {others} more mistake{'s' if others > 1 else ''})" if others else ""
     return where, " ".join(f"{text}{more}".split())
+
+
+def _key_meant(model: type[BaseModel], path: Sequence[str]) -> str:
+    """The key that was meant in place of an unknown one, or the section that it belongs to."""
+    key = path[-1]
+    known = list(_model_at(model, path[:-1]).model_fields)
+    homes = [] if closest(key, known) else _sections_with(model, key)
+    return f"it belongs {' or '.join(homes)}" if homes else choices(key, known)
+
+
+def _sections_with(model: type[BaseModel], key: str) -> list[str]:
+    """Where in a profile a key stands, as the end of ``it belongs …``."""
+    inner = {name: _model_in(field.annotation) for name, field in model.model_fields.items()}
+    if key in inner:
+        return ["in a section of its own" if inner[key] else "at the top, above the first section"]
+    return [f"in {name}" for name, section in inner.items() if section is not None and key in section.model_fields]
+
+
+def _in_words_of_toml(message: str) -> str:
+    """A message of pydantic's with TOML's words for what a value is."""
+    message = message.removeprefix("Value error, ")
+    message = re.sub(r"valid dictionary( or instance of \w+)?", "table", message)
+    return message.replace("valid tuple", "list").replace("Tuple should", "List should")
 
 
 def _likeness(name: str, other: str) -> float:

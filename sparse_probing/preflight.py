@@ -66,7 +66,7 @@ def preflight(study: StudySpec, settings: Settings) -> None:
 
 
 def check_names(study: StudySpec) -> None:
-    """Check what the words of a study alone tell: methods, hooks, collections, options, features, models' names.
+    """Check what the words of a study alone tell: methods, hooks, collections, options, features, repeated models.
 
     Raises
     ------
@@ -77,8 +77,12 @@ def check_names(study: StudySpec) -> None:
     from sparse_probing.models.hook_names import canonical_hook
 
     _check_methods(study)
-    for one in study.extractions:
-        canonical_hook(one.hook)
+    hooks: dict[str, str] = {}
+    for name in study.hooks or (study.extraction.hook,):
+        canonical = canonical_hook(name)
+        if canonical in hooks:
+            raise InputError(f"Hooks {hooks[canonical]!r} and {name!r} are the same.", remedy="Leave one of them out.")
+        hooks[canonical] = name
     for collection in study.collections:
         get_collection(collection.collection).resolve(collection)
     named: dict[tuple[str, str], ModelSpec] = {}
@@ -86,9 +90,9 @@ def check_names(study: StudySpec) -> None:
         first = named.setdefault((model.short_name, model.revision), model)
         if first != model:
             raise InputError(
-                f"Two models are named {model.short_name!r} at revision {model.revision!r} ({first.id} and {model.id}); "
+                f"Model {model.short_name!r} at revision {model.revision!r} is given twice, to be run in two ways; "
                 "tables could not tell them apart.",
-                remedy="Give each its own models.name.",
+                remedy="Leave one of them out, or give each its own models.name.",
             )
 
 
@@ -106,6 +110,10 @@ def _check_methods(study: StudySpec) -> None:
     for field, (task, methods) in asked.items():
         known = [name for name, method in METHODS.items() if task in (None, method.task)]
         for method in methods:
+            if methods.count(method) > 1:
+                raise InputError(
+                    f"Method {method!r} is listed twice in probing.{field}.", remedy="Leave one of them out."
+                )
             if method not in known:
                 kind = "Probe method" if task is None else f"{task.capitalize()} method"
                 raise InputError(

@@ -222,7 +222,8 @@ def _kind(field: FieldInfo) -> str:
         f"{text} {getattr(limit, name)}"
         for limit in field.metadata
         for name, text in words.items()
-        if hasattr(limit, name)
+        # That a text is not empty goes without saying.
+        if hasattr(limit, name) and not (name == "min_length" and limit.min_length == 1)
     ]
     return ", ".join([_in_words(field.annotation), *limits])
 

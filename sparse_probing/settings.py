@@ -51,6 +51,23 @@ class Settings:
         return self.local_dir / "reports"
 
 
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """A path as a user wrote it, with ``~`` resolved; it need not exist.
+
+    Raises
+    ------
+    InputError
+        If it can be no path: the user that it names has no home folder, or a name in it is too long.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.is_file()
+    except (RuntimeError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
+        raise InputError(f"Path {str(text)!r:.120} cannot be used: {reason}.", remedy="Write another path.") from error
+    return path
+
+
 def load_settings(data: str | os.PathLike[str] | None = None) -> Settings:
     """Read the settings from the environment; `data` overrides the data folder.
 
@@ -61,10 +78,10 @@ def load_settings(data: str | os.PathLike[str] | None = None) -> Settings:
     """
     root = str(data or os.environ.get(DATA_VARIABLE) or "data")
     if "://" in root and not root.startswith("file://"):
-        local = Path(os.environ.get("SPARSE_PROBING_LOCAL", "data")).expanduser().resolve()
+        local = user_path(os.environ.get("SPARSE_PROBING_LOCAL", "data")).resolve()
         uri = root.rstrip("/")
     else:
-        local = Path(root.removeprefix("file://")).expanduser().resolve()
+        local = user_path(root.removeprefix("file://")).resolve()
         uri = str(local)
     syntax = sorted({character for character in "?\\" if character in str(local)})
     if syntax:

@@ -59,7 +59,7 @@ class CompoundOptions(Options):
         default="refuse", description="What to do with pairs of which some kind is found in too few documents."
     )
     min_documents: int = Field(default=10, ge=len(SPLITS), description="Documents that each kind must be found in.")
-    path: str = Field(exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file.")
+    path: str = Field(min_length=1, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file.")
     text_column: str = Field(default="text", description="Column of a table that holds the text.")
     group_column: str | None = Field(
         default=None, description="Rows that must stay together; each row alone if absent."

@@ -30,7 +30,10 @@ class DocumentClassOptions(Options):
         default=2, ge=1, description="Random positions of each sequence that are labelled, with pooling none."
     )
     path: str | None = Field(
-        default=None, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file of own texts."
+        default=None,
+        min_length=1,
+        exclude=True,
+        description="Table file, folder of them, or folder LABEL/GROUP/file of own texts.",
     )
     text_column: str = Field(default="text", description="Column of a table that holds the text.")
     label_column: str = Field(default="label", description="Column of a table that holds the class.")

@@ -17,7 +17,7 @@ from sparse_probing.datasets.sources import Source
 class LabelledTextOptions(DocumentClassOptions):
     """Options of labelled_text."""
 
-    path: str = Field(exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file.")
+    path: str = Field(min_length=1, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file.")
     classes: tuple[str, ...] = Field(min_length=2, description="Labels to tell apart, as the texts have them.")
 
     @field_validator("classes")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sparse_probing.datasets.sources import Document, Source, file_digest
 from sparse_probing.errors import InputError
 from sparse_probing.mistakes import closest, did_you_mean
+from sparse_probing.settings import user_path
 
 if TYPE_CHECKING:
     import pyarrow.csv as pacsv
@@ -84,7 +85,7 @@ class LocalTexts(Source):
                     seen |= found
 
     def _files(self) -> list[Path]:
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         if root.is_file():
             if root.suffix not in TABLE_SUFFIXES:
                 raise InputError(
@@ -97,7 +98,13 @@ class LocalTexts(Source):
                 f"Text {self.path!r} is not there (looked for {root.absolute()}){_near_path(root)}",
                 remedy="Put the file or folder there, or set options.path of the collection to where it is.",
             )
-        files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+        try:
+            files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+        except OSError as error:
+            raise InputError(
+                f"Folder {root} cannot be read through: {error.strerror} ({error.filename}).",
+                remedy="Check its permissions, or set options.path to a folder of texts alone.",
+            ) from error
         tables = [path for path in files if path.suffix in TABLE_SUFFIXES]
         if not files:
             raise InputError(f"Folder {root} is empty.", remedy="Put table files or folders LABEL/file into it.")
@@ -117,7 +124,7 @@ class LocalTexts(Source):
             )
 
     def _relative(self, file: Path) -> str:
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         return file.name if root.is_file() else file.relative_to(root).as_posix()
 
     def _check_columns(self, file: Path, found: list[str]) -> None:

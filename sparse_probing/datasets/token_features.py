@@ -38,7 +38,10 @@ class TokenOptions(Options):
     )
     min_positives: int = Field(default=10, ge=1, description="Positives that a feature must have in each split.")
     path: str | None = Field(
-        default=None, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file of own texts."
+        default=None,
+        min_length=1,
+        exclude=True,
+        description="Table file, folder of them, or folder LABEL/GROUP/file of own texts.",
     )
     text_column: str = Field(default="text", description="Column of a table that holds the text.")
     label_column: str | None = Field(default=None, description="Kind of text, for balance; one kind if absent.")

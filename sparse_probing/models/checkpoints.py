@@ -6,11 +6,11 @@ Only names and their order; resolving one of them is `loading`'s work.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.sources import WEIGHTS_PATTERN, is_hub_id, training_step
+from sparse_probing.settings import user_path
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def list_checkpoints(spec: ModelSpec) -> list[Checkpoint]:
     if is_hub_id(spec):
         names = _hub_revisions(spec.id)
     else:
-        folder = Path(spec.id).expanduser()
+        folder = user_path(spec.id)
         if not folder.is_dir():
             raise InputError(
                 f"Model {spec.id!r} is no folder; checkpoints are its subfolders.",

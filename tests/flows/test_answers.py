@@ -72,7 +72,11 @@ MISTAKES = {
     "path of texts": ({"options": 'path = "{here}/text.csv"'}, ("did you mean {here}/texts.csv?",)),
     "two models of one name": (
         {"models": '[[models]]\nid = "{here}/other/model"'},
-        ("Two models are named 'model'", "models.name"),
+        ("are both called 'model'", "models.name"),
+    ),
+    "one model in two ways": (
+        {"models": '[[models]]\nid = "{here}/model"\ndtype = "float16"'},
+        ("'model' at revision 'main' is given twice", "models.name"),
     ),
 }
 
