@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Errors only: warnings about a registry's layout say nothing to whoever installs.
+QUIET := -qq --disable-pip-version-check
+# Further arguments of pytest, such as PYTEST="-k store".
+PYTEST ?=
 
 .PHONY: demo test lint bench up down clean
 
@@ -10,7 +14,7 @@ demo: $(STAMP)
 	@$(BIN)/sparse-probing demo
 
 test: $(STAMP)
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -18,7 +22,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	@$(BIN)/pip install $(QUIET) -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks
 
 up: $(STAMP)
@@ -31,8 +35,9 @@ clean:
 	rm -rf data build dist .pytest_cache .mypy_cache .ruff_cache
 
 $(STAMP): pyproject.toml constraints.txt requirements-demo.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 …')"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[gguf,dev]"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-demo.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 …')"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): some two minutes on a fast machine, the first time only."
+	@$(BIN)/pip install $(QUIET) -c constraints.txt -e ".[gguf,dev]"
+	@$(BIN)/pip install $(QUIET) --no-deps -r requirements-demo.txt
 	@touch $@

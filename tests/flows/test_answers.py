@@ -98,7 +98,7 @@ def answers(*command_lines: list[str], cwd: Path, heavy: tuple[str, ...] = HEAVY
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "SPARSE_PROBING_DATA": str(cwd / "data")},
-        timeout=120,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

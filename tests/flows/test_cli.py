@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,29 +21,23 @@ def run(*arguments: str, data: Path, stdin: str | None = None) -> subprocess.Com
         text=True,
         input=stdin,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=120,
+        timeout=900,
         check=False,
     )
 
 
-def test_help_is_quick(tmp_path: Path) -> None:
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        done = run("--help", data=tmp_path)
-        seconds.append(time.perf_counter() - started)
-        assert done.returncode == 0
-    assert "Which neurons" in done.stdout
-    assert min(seconds) < 0.5
-
-
-def test_help_loads_nothing_heavy() -> None:
+def test_help_loads_next_to_nothing(tmp_path: Path) -> None:
+    """What makes a command quick to start is what it does not import: of packages, none; of the library, three modules."""
     code = (
-        "import sys, flows.cli; flows.cli.build_parser(); "
-        "print(sorted({'torch','duckdb','prefect','transformers','pandas','numpy'} & set(sys.modules)))"
+        "import sys\nbare = set(sys.modules)\nimport flows.cli\n"
+        "try:\n    flows.cli.main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "loaded = set(sys.modules) - bare\n"
+        "print(sorted(n for n in loaded if n.split('.')[0] not in sys.stdlib_module_names), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert "Which neurons" in done.stdout
+    ours = {"flows", "flows.cli", "flows.surroundings", "sparse_probing", "sparse_probing.errors"}
+    assert set(ast.literal_eval(done.stderr)) <= ours
 
 
 PROFILE = """

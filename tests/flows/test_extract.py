@@ -50,12 +50,12 @@ def test_two_parts_at_once_make_what_one_process_makes(tmp_path: Path, tiny_mode
     profile = tmp_path / "tiny.toml"
     profile.write_text(PROFILE.format(model=tiny_model), encoding="utf-8")
     parts = [start(profile, tmp_path / "shared", "--shard", f"{i}/2") for i in range(2)]
-    outputs = [part.communicate(timeout=120) for part in parts]
+    outputs = [part.communicate(timeout=900) for part in parts]
     assert [part.returncode for part in parts] == [0, 0], outputs
     # Whoever ends last sees it finished; the other may have ended before.
     assert any("finished" in out and "sparse-probing study" in out for out, _ in outputs), outputs
     one = start(profile, tmp_path / "alone")
-    out, errors = one.communicate(timeout=120)
+    out, errors = one.communicate(timeout=900)
     assert one.returncode == 0, errors
     found, wanted = files(tmp_path / "shared"), files(tmp_path / "alone")
     assert sum(name.endswith(".parquet") for name in wanted) > 3 * 4
@@ -75,6 +75,6 @@ def test_a_part_that_cannot_be_is_one_clear_line(tmp_path: Path, tiny_model: Pat
         _part(shard)
     if shard == "2/2":
         process = start(tmp_path / "not_read.toml", tmp_path / "data", "--shard", shard)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=900)
         assert process.returncode == 2
         assert len(errors.strip().splitlines()) == 1

@@ -61,7 +61,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 def cli(prefect_environment: dict[str, str]) -> Cli:
     """Run the command line in a subprocess; keyword `data` is the data folder."""
 
-    def run(*arguments: str, data: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, data: Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "flows.cli", "--data", str(data), *arguments],
             cwd=ROOT,

@@ -32,7 +32,7 @@ print(sorted({{name.split(".")[0] for name in sys.modules}} & set({WITHOUT})))
 
 def run_without(*arguments: str) -> str:
     command = [sys.executable, "-c", SCRIPT, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -59,7 +59,7 @@ def extract_apart(folder: Path, resolved: ResolvedModel, n_sequences: int, pooli
         text=True,
         cwd=ROOT,
         env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])

@@ -53,7 +53,7 @@ def test_up_deploy_run_down(tmp_path: Path, cli, tiny_profile: Path, prefect_env
         )
         assert asked.returncode == 0, asked.stderr
         state = ""
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 900
         while time.monotonic() < deadline:
             runs = read(f"{api}/flow_runs/filter", {"flows": {"name": {"any_": ["study"]}}})
             ran = [run for run in runs if run["parameters"].get("profile") == str(tiny_profile)]

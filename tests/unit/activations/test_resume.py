@@ -106,7 +106,7 @@ def kill_and_compare(tmp_path: Path, resolved: ResolvedModel, dtype: str, n_kill
     write_dataset(tmp_path / "dataset", sequences, labels)
     arguments = [resolved.folder, tmp_path / "dataset", tmp_path / "quiet", tmp_path / "killed", dtype, n_kills, seed]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=300
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=900
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])

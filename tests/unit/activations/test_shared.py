@@ -135,7 +135,7 @@ def test_two_processes_one_of_them_killed_make_what_one_makes(tmp_path: Path) ->
     write_dataset(tmp_path / "dataset", sequences, labels)
     arguments = [resolved.folder, *(tmp_path / name for name in ("dataset", "alone", "shared"))]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=150
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=900
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])

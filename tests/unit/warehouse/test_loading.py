@@ -218,7 +218,7 @@ def test_a_killed_loader_leaves_whole_runs(root: Location, working: Path, tmp_pa
     for run_id in ("a", "b"):
         write_run(root, run_id)
     killed = python(KILLED_LOADER, working, root.path, 8)
-    assert killed.wait(timeout=60) == -signal.SIGKILL
+    assert killed.wait(timeout=900) == -signal.SIGKILL
     # the first run was committed, the second was half inserted
     with duckdb.connect(str(working)) as con:
         assert con.execute("select distinct run_id from loaded_fragments").fetchall() == [("a",)]
@@ -282,7 +282,7 @@ def test_the_snapshot_is_whole_and_needs_nothing_of_ours(root: Location, working
     assert [path.name for path in snapshot.parent.iterdir()] == ["results.duckdb"]
     client = "import duckdb, sys; con = duckdb.connect(); con.execute(f\"attach '{sys.argv[1]}' as r (read_only)\"); "
     client += "print(con.execute('select feature from r.best_neuron_per_feature').fetchall())"
-    output, errors = python(client, snapshot).communicate(timeout=60)
+    output, errors = python(client, snapshot).communicate(timeout=900)
     assert output.strip() == "[('digit',)]", errors
 
 
@@ -332,11 +332,11 @@ def test_snapshots_are_replaced_under_a_reader(root: Location, working: Path, tm
     reader = python(READER, snapshot)
     assert reader.stdout is not None
     assert reader.stdout.readline() == "ready\n"
-    deadline, number = time.monotonic() + 30, 0
+    deadline, number = time.monotonic() + 900, 0
     while reader.poll() is None and time.monotonic() < deadline:
         number += 1
         new_version(number)
-    output, errors = reader.communicate(timeout=30)
+    output, errors = reader.communicate(timeout=900)
     assert output.strip() == "seen 5", errors
     con = connect(snapshot)
     assert con.execute("select study from runs").fetchall() == [(str(number),)]
