@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("folder", metavar="DIR", help="where to write; files of the same names are replaced")
 
     up = commands.add_parser("up", help="start a Prefect server, pool, limit, worker and deployments on this machine")
-    up.add_argument("--port", type=int, default=int(os.environ.get("PREFECT_SERVER_API_PORT") or 4200))
+    up.add_argument("--port", type=int, default=os.environ.get("PREFECT_SERVER_API_PORT") or "4200")
     commands.add_parser("deploy", help="make pool, limit and deployments on the server that PREFECT_API_URL names")
     commands.add_parser("down", help="stop what 'up' started")
     return parser
@@ -200,6 +200,9 @@ def _warn_of_slow_dtypes(plan: StudySpec, settings: Settings) -> None:
 
 
 def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: float) -> None:
+    import shutil
+    from pathlib import Path
+
     from sparse_probing.reports import tables
     from sparse_probing.warehouse import connect, reads
 
@@ -215,6 +218,12 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
     console.print(f"  Report    {settings.reports_dir / 'index.html'}", highlight=False, soft_wrap=True)
     console.print(f"  Parquet   {settings.data_uri}/{{datasets,activations,results}}", highlight=False, soft_wrap=True)
     console.print("Next:")
+    activate = Path(sys.executable).with_name("activate")
+    if shutil.which("sparse-probing") is None and activate.is_file():
+        shown = activate.relative_to(Path.cwd()) if activate.is_relative_to(Path.cwd()) else activate
+        console.print(
+            f"  . {shown}        # puts sparse-probing and prefect on the path", highlight=False, soft_wrap=True
+        )
     best = "layer, neuron, test_mcc from best_neuron_per_feature order by test_mcc desc"
     if not neurons and targets:
         best = "variant, k, layer, test_r2, test_r2_low, test_r2_high from baselines order by feature, test_r2 desc"
@@ -279,29 +288,40 @@ def _estimate(profile: str, settings: Settings) -> int:
 
     plan = load_profile(profile)
     preflight(plan, settings)
+    from rich.console import Console
+
     from sparse_probing.activations import estimate
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
     from sparse_probing.reports import tables
     from tasks.models import resolved_model
+    from tasks.progress import reporter, show_progress, step
     from tasks.references import data_root
 
     _warn_of_slow_dtypes(plan, settings)
     columns = ("model", "collection", "sequences", "tokens", "rows", "MB a layer", "MB in all", "memory MB", "seconds")
     rows: list[tuple[object, ...]] = []
-    for model in plan.models:
-        resolved = resolved_model(model)
-        tokenizer = loading.load_tokenizer(resolved)
-        for collection in plan.collections:
-            dataset = build.build_dataset(
-                collection, root=data_root(), tokenizer=tokenizer, tokenizer_digest=resolved.tokenizer_digest
-            )
-            cost = estimate.estimate(dataset, resolved, plan.extractions, device=settings.device)
-            estimate.check_space(cost, data_root(), plan.extraction)
-            sizes = [round(size / 1e6, 1) for size in (cost.layer_bytes, cost.stored_bytes, cost.host_bytes)]
-            seconds = None if cost.seconds is None else round(cost.seconds, 1)
-            names = (model.short_name, collection.collection)
-            rows.append((*names, cost.n_sequences, cost.n_tokens, cost.n_rows, *sizes, seconds))
+    console = Console() if sys.stdout.isatty() else Console(width=132)
+    with show_progress(console, with_prefect=False):
+        for model in plan.models:
+            with step(f"Find {model.short_name}"):
+                resolved = resolved_model(model)
+            tokenizer = loading.load_tokenizer(resolved)
+            for collection in plan.collections:
+                dataset = build.build_dataset(
+                    collection,
+                    root=data_root(),
+                    tokenizer=tokenizer,
+                    tokenizer_digest=resolved.tokenizer_digest,
+                    progress=reporter(f"Build {collection.collection}", "documents"),
+                )
+                with step(f"Try {collection.collection}"):
+                    cost = estimate.estimate(dataset, resolved, plan.extractions, device=settings.device)
+                estimate.check_space(cost, data_root(), plan.extraction)
+                sizes = [round(size / 1e6, 1) for size in (cost.layer_bytes, cost.stored_bytes, cost.host_bytes)]
+                seconds = None if cost.seconds is None else round(cost.seconds, 1)
+                names = (model.short_name, collection.collection)
+                rows.append((*names, cost.n_sequences, cost.n_tokens, cost.n_rows, *sizes, seconds))
     print(tables.format_rows(columns, rows))
     print(f"Datasets built under {settings.data_uri}; nothing extracted. Sizes are before compression.")
     print(f"Next: sparse-probing study --profile {profile}")

@@ -119,7 +119,7 @@ def extract_datasets(
     device:
         ``auto``, ``cpu`` or ``cuda``; recorded, not part of the digest.
     progress:
-        Called with (tokens done, tokens in all) after each shard.
+        Called with (tokens done, tokens in all) at the beginning and after each batch.
     shard:
         (i, n): do only the i-th of n parts, 0 ≤ i < n, so that machines with a common root share one extraction. All n
         must run: quantisation waits until every part has staged its share. Whoever is last finishes the artifacts.
@@ -251,12 +251,17 @@ class _Pass:
         first = [shard for shard in mine if shard.index in calibration]
         total = sum(shard.n_tokens for shard in mine)
         done = 0
+        progress(done, total)
         for shards in (first, [shard for shard in mine if shard.index not in calibration]):
             for shard in shards:
                 found = [(target, target.need(shard, shared=n_parts > 1)) for target in self.targets]
                 needs = [(target, need) for target, need in found if need is not None]
                 if needs:
-                    self._submit(shard, needs)
+
+                    def ran(tokens: int, before: int = done) -> None:
+                        progress(before + tokens, total)
+
+                    self._submit(shard, needs, ran)
                 done += shard.n_tokens
                 progress(done, total)
             self._collect(wait=True)
@@ -266,15 +271,18 @@ class _Pass:
                         with _unless_finished(target, n_parts):
                             target.quantise(first, n_parts=n_parts, executor=self._layer_writers)
 
-    def _submit(self, shard: Shard, needs: list[tuple[Target, Need]]) -> None:
-        """Run one shard and hand its buffer to the background, which finishes it."""
+    def _submit(self, shard: Shard, needs: list[tuple[Target, Need]], ran: Callable[[int], None]) -> None:
+        """Run one shard and hand its buffer to the background, which finishes it.
+
+        `ran` is told the shard's tokens that were run after each batch but the last.
+        """
         started = time.perf_counter()
         # Raises what failed in the background, before waiting for it.
         self._collect(wait=False)
         buffer = self._outlet.take()
         while True:
             try:
-                results, row_ids = self._forward(shard, needs, buffer)
+                results, row_ids = self._forward(shard, needs, buffer, ran)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 self._shrink_batches(shard, error)
@@ -287,12 +295,13 @@ class _Pass:
             self._shards_since_shrink = 0
 
     def _forward(
-        self, shard: Shard, needs: list[tuple[Target, Need]], buffer: Buffer
+        self, shard: Shard, needs: list[tuple[Target, Need]], buffer: Buffer, ran: Callable[[int], None]
     ) -> tuple[list[_Result], NDArray[np.int64]]:
         """Codes in the buffer for each artifact that needs them, and the row ids in their order."""
         encoders = [target.encoder(need, self._captured[target.hook]) for target, need in needs]
         blocks: list[list[torch.Tensor]] = [[] for _ in needs]
         row_ids: list[NDArray[np.int64]] = []
+        tokens = 0
         for members in plan_batches(self.corpus.lengths[shard.sequences], self._batch_tokens):
             chosen = shard.sequences[members]
             batch = collate(
@@ -307,6 +316,9 @@ class _Pass:
             for (target, _), encoder, into in zip(needs, encoders, blocks, strict=True):
                 into.append(self._outlet.encode(encoder, values[target.hook], buffer))
             row_ids.append(batch.rows)
+            tokens += int(self.corpus.lengths[chosen].sum())
+            if tokens < shard.n_tokens:
+                ran(tokens)
         results = [
             _Result(target, need, into, self._outlet.losses(encoder))
             for (target, need), encoder, into in zip(needs, encoders, blocks, strict=True)

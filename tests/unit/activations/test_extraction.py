@@ -78,7 +78,11 @@ def test_rows_are_the_distinct_labelled_positions_in_order(tmp_path: Path, resol
     used = {i for i, _ in pairs}
     n_tokens = sum(len(sequences[i]) for i in used)
     assert (facts["n_rows"], facts["n_sequences"], facts["n_tokens"]) == (len(pairs), len(used), n_tokens)
-    assert seen[-1] == (n_tokens, n_tokens)
+    # From the start, after every batch of at most 48 tokens, to the end.
+    done = [tokens for tokens, total in seen if total == n_tokens]
+    assert (seen[0], seen[-1]) == ((0, n_tokens), (n_tokens, n_tokens))
+    assert done == sorted(set(done))
+    assert max(np.diff(done)) <= 48
     assert facts["layers"] == [0, 1, 2]
     assert facts["n_neurons"] == 48
     assert folder.path.startswith(f"{tmp_path}/activations/tiny@local/abababababab-")

