@@ -20,6 +20,11 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run side by side have a core each.
+    for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
+
 ROOT = Path(__file__).parents[1]
 
 

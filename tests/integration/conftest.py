@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from flows.surroundings import answers
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,30 +53,72 @@ def tiny_profile(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> 
 @pytest.fixture(scope="session")
 def prefect_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of subprocesses: a Prefect home of their own, migrated once for all tests of the session."""
-    return os.environ | {
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return environment | {
         "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
         "PREFECT_LOGGING_LEVEL": "ERROR",
         "PYTHONPATH": str(ROOT),
     }
 
 
+@pytest.fixture(scope="session")
+def prefect_server(prefect_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Prefect server for all tests of the session: a study with one of its own takes ten seconds longer."""
+    port = free_port()
+    api_url = f"http://127.0.0.1:{port}/api"
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=prefect_environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            cwd=ROOT,
+        )
+    try:
+        while not answers(api_url):
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.2)
+        limit = json.dumps({"name": "gpu", "limit": 1}).encode()
+        headers = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(f"{api_url}/v2/concurrency_limits/", limit, headers)).close()
+        yield api_url
+    finally:
+        server.terminate()
+        server.wait()
+
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def cli(prefect_environment: dict[str, str]) -> Cli:
-    """Run the command line in a subprocess; keyword `data` is the data folder."""
+def cli(prefect_environment: dict[str, str], request: pytest.FixtureRequest) -> Cli:
+    """Run the command line in a subprocess; keyword `data` is the data folder.
 
-    def run(*arguments: str, data: Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    Studies use the session's server, unless `server` is False.
+    """
+
+    def run(*arguments: str, data: Path, timeout: float = 900, server: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = prefect_environment
+        if server and arguments[0] == "study":
+            environment = environment | {"PREFECT_API_URL": request.getfixturevalue("prefect_server")}
         return subprocess.run(
             [sys.executable, "-m", "flows.cli", "--data", str(data), *arguments],
             cwd=ROOT,
             capture_output=True,
             text=True,
-            env=prefect_environment,
+            env=environment,
             stdin=subprocess.DEVNULL,
             timeout=timeout,
             check=False,
         )
 
     return run
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

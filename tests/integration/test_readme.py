@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import build_parser
-from tests.integration.test_server import free_port
+from tests.integration.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

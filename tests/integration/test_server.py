@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -12,13 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.conftest import free_port
+
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def read(url: str, body: dict | None = None) -> object:
@@ -66,7 +61,7 @@ def test_up_deploy_run_down(tmp_path: Path, cli, tiny_profile: Path, prefect_env
         assert {"best-neurons", "study-summary", "validation-checks"} <= keys
         assert any(key.startswith("extract-") for key in keys if key)
         # The command line finds the server by itself, and finds all work done.
-        again = cli("study", "--profile", str(tiny_profile), data=data)
+        again = cli("study", "--profile", str(tiny_profile), data=data, server=False)
         assert again.returncode == 0, again.stderr
         assert f"127.0.0.1:{port}" in again.stdout
     finally:
