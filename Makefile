@@ -14,7 +14,7 @@ demo: $(STAMP)
 	@$(BIN)/sparse-probing demo
 
 test: $(STAMP)
-	@$(BIN)/pytest $(PYTEST)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

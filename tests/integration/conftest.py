@@ -66,11 +66,13 @@ def prefect_server(prefect_environment: dict[str, str], tmp_path_factory: pytest
     """Address of a Prefect server for all tests of the session: a study with one of its own takes ten seconds longer."""
     port = free_port()
     api_url = f"http://127.0.0.1:{port}/api"
-    log = tmp_path_factory.mktemp("server") / "server.log"
+    # A home of its own: servers of one home share their database, and see each other's runs.
+    home = tmp_path_factory.mktemp("server")
+    log = home / "server.log"
     with log.open("w") as stream:
         server = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=prefect_environment,
+            env=prefect_environment | {"PREFECT_HOME": str(home)},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

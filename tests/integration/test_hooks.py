@@ -13,7 +13,7 @@ def test_a_study_over_hooks(tmp_path: Path, cli, tiny_profile: Path) -> None:
     text = tiny_profile.read_text(encoding="utf-8")
     profile = tmp_path / "hooks.toml"
     profile.write_text(
-        'hooks = ["mlp.hook_post", "post", "hook_resid_post"]\n' + text[: text.rindex("[[collections]]")],
+        'hooks = ["post", "hook_resid_post"]\n' + text[: text.rindex("[[collections]]")],
         encoding="utf-8",
     )
     data = tmp_path / "data"

@@ -83,11 +83,15 @@ def test_the_commands_that_deploy(shell) -> None:
 @pytest.mark.parametrize("path", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
 def test_every_command_in_the_guides_is_one(path: Path) -> None:
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    printed = [
-        line
-        for block in re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-        for line in re.sub(r'("[^"]*)\n\s*([^"]*")', r"\1 \2", block).splitlines()
-    ]
+    printed: list[str] = []
+    for block in re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            # A quotation that is still open goes on in the next line.
+            if printed and printed[-1].count('"') % 2:
+                printed[-1] += " " + line.strip()
+            else:
+                printed.append(line)
+        printed.append("")
     commands = [line for line in printed if line.startswith("sparse-probing ")]
     commands += re.findall(r"`(sparse-probing [a-z][^`…]*)`", text)
     for command in commands:
