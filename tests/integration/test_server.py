@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +18,12 @@ from tests.integration.conftest import free_port
 ROOT = Path(__file__).parents[2]
 
 
-def read(url: str, body: dict | None = None) -> object:
+def read(url: str, body: dict | None = None, method: str | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.loads(answer.read())
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
 
 
 @pytest.mark.slow
@@ -60,6 +63,15 @@ def test_up_deploy_run_down(tmp_path: Path, cli, tiny_profile: Path, prefect_env
         keys = {artifact["key"] for artifact in read(f"{api}/artifacts/filter", {})}
         assert {"best-neurons", "study-summary", "validation-checks"} <= keys
         assert any(key.startswith("extract-") for key in keys if key)
+        summary = read(f"{api}/artifacts/filter", {"artifacts": {"key": {"any_": ["study-summary"]}}})[0]["data"]
+        assert re.search(r"\| layer \d, neuron \d+ \|", summary)
+        # A schedule that someone turned on stays on when the services are started once more.
+        schedule = f"{api}/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
+        read(schedule, {"active": True}, method="PATCH")
+        twice = cli("up", "--port", str(port), data=data)
+        assert twice.returncode == 0, twice.stderr
+        after = {one["name"]: one["schedules"] for one in read(f"{api}/deployments/filter", {})}
+        assert [one["active"] for one in after["study-nightly"]] == [True]
         # The command line finds the server by itself, and finds all work done.
         again = cli("study", "--profile", str(tiny_profile), data=data, server=False)
         assert again.returncode == 0, again.stderr
