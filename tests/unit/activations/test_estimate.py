@@ -94,3 +94,22 @@ def test_the_trial_ends_in_time_on_a_slow_machine(
     assert now <= max(estimating.TRIAL_SECONDS, 2 * 16 * seconds_a_token + 1e-3)
     if seconds_a_token:
         assert cost.tokens_per_second == pytest.approx(1 / seconds_a_token, rel=0.01)
+
+
+def test_one_slow_pass_does_not_spoil_the_gauge(
+    tmp_path: Path, resolved: ResolvedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other work held up the second of all passes."""
+    now, passes = 0.0, 0
+    forward = GPTNeoXModel.forward
+
+    def counted(self: GPTNeoXModel, input_ids: torch.Tensor, **others: object) -> object:
+        nonlocal now, passes
+        passes += 1
+        now += 0.001 * input_ids.numel() + (0.9 if passes == 2 else 0.0)
+        return forward(self, input_ids, **others)
+
+    monkeypatch.setattr(GPTNeoXModel, "forward", counted)
+    monkeypatch.setattr(estimating.time, "perf_counter", lambda: now)
+    dataset = write_dataset(tmp_path / "dataset", random_sequences(60), [(i, 2) for i in range(60)])
+    assert estimate(dataset, resolved, ExtractionSpec()).tokens_per_second == pytest.approx(1000, rel=0.01)
