@@ -153,6 +153,13 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     return services.down(settings)
 
 
+def _console() -> Console:
+    from rich.console import Console
+
+    # Tables are cut to the terminal; a file or a pipe has no width.
+    return Console() if sys.stdout.isatty() else Console(width=132)
+
+
 def _study(profile: str, settings: Settings) -> int:
     from sparse_probing.config import load_profile
     from sparse_probing.preflight import check_names, preflight
@@ -167,12 +174,11 @@ def _study(profile: str, settings: Settings) -> int:
         os.environ.setdefault("PREFECT_API_URL", server)
     check_prefect()
     preflight(plan, settings)
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=132)
+    console = _console()
+    api_url = server_in_use()
     console.print(
         f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
-        f"data in {settings.data_uri}; Prefect on {server_in_use() or 'an ephemeral server'}."
+        f"data in {settings.data_uri}; Prefect on {api_url or 'an ephemeral server'}."
     )
     _warn_of_slow_dtypes(plan, settings)
     from flows.failures import as_one_line, end_with_the_server
@@ -181,7 +187,6 @@ def _study(profile: str, settings: Settings) -> int:
     from tasks.progress import show_progress
 
     log = settings.local_dir / "logs" / "study.log"
-    api_url = server_in_use()
     try:
         with log_to_file(log), show_progress(console), end_with_the_server(api_url) if api_url else nullcontext():
             run_ids = study(profile=profile, spec=plan)
@@ -242,9 +247,7 @@ def _extract(profile: str, shard: str | None, settings: Settings) -> int:
 
     plan = load_profile(profile)
     preflight(plan, settings)
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=132)
+    console = _console()
     from tasks.activations import extract_activations, is_extracted
     from tasks.datasets import build_dataset, check_dataset
     from tasks.progress import show_progress
@@ -288,8 +291,6 @@ def _estimate(profile: str, settings: Settings) -> int:
 
     plan = load_profile(profile)
     preflight(plan, settings)
-    from rich.console import Console
-
     from sparse_probing.activations import estimate
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
@@ -301,7 +302,7 @@ def _estimate(profile: str, settings: Settings) -> int:
     _warn_of_slow_dtypes(plan, settings)
     columns = ("model", "collection", "sequences", "tokens", "rows", "MB a layer", "MB in all", "memory MB", "seconds")
     rows: list[tuple[object, ...]] = []
-    console = Console() if sys.stdout.isatty() else Console(width=132)
+    console = _console()
     with show_progress(console, with_prefect=False):
         for model in plan.models:
             with step(f"Find {model.short_name}"):

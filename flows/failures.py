@@ -35,13 +35,16 @@ def as_one_line(error: BaseException, *, log: Path) -> SparseProbingError:
     api_url = server_in_use()
     from_server = any(isinstance(one, (httpx.TransportError, PrefectHTTPStatusError)) for one in chain)
     if api_url and (from_server or not answers(api_url)):
-        return SparseProbingError(_gone(api_url), remedy=f"Start it again (sparse-probing up). {AGAIN}")
+        return _gone(api_url)
     text = " ".join(str(error).split())[:300].rstrip(".")
     return SparseProbingError(f"{type(error).__name__}: {text}.", remedy=f"Details are in {log}. {AGAIN}")
 
 
-def _gone(api_url: str) -> str:
-    return f"The Prefect server at {api_url} went away while the study ran."
+def _gone(api_url: str) -> SparseProbingError:
+    return SparseProbingError(
+        f"The Prefect server at {api_url} went away while the study ran.",
+        remedy=f"Start it again (sparse-probing up). {AGAIN}",
+    )
 
 
 @contextmanager
@@ -53,11 +56,8 @@ def end_with_the_server(api_url: str, end: Callable[[], None] | None = None) -> 
     done = threading.Event()
 
     def stop() -> None:
-        remedy = f"Start it again (sparse-probing up). {AGAIN}"
         # Whatever Prefect's threads still have to say about it has been said by this.
-        os.write(
-            sys.__stderr__.fileno() if sys.__stderr__ else 2, f"sparse-probing: {_gone(api_url)} {remedy}\n".encode()
-        )
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"sparse-probing: {_gone(api_url)}\n".encode())
         os._exit(SparseProbingError.exit_code)
 
     def watch() -> None:

@@ -5,13 +5,13 @@ Nothing here imports Prefect; what is wrong is one line within seconds.
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import os
 import sys
 import tomllib
 import urllib.error
 import urllib.request
-import uuid
 from pathlib import Path
 
 from sparse_probing.errors import InputError
@@ -70,17 +70,14 @@ def check_prefect() -> None:
 
 def check_prefect_home() -> None:
     """Raise `InputError` unless Prefect's own folder can be written to."""
+    from sparse_probing.settings import why_unwritable
+
     home = _prefect_home()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        probe = home / f".tmp-{uuid.uuid4().hex[:8]}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
+    reason = why_unwritable(home)
+    if reason is not None:
         raise InputError(
-            f"Prefect's folder {home} cannot be written to: {error.strerror}.",
-            remedy="Set PREFECT_HOME to a folder of yours.",
-        ) from error
+            f"Prefect's folder {home} cannot be written to: {reason}.", remedy="Set PREFECT_HOME to a folder of yours."
+        )
 
 
 def server_in_use() -> str:
@@ -95,7 +92,7 @@ def answers(api_url: str, *, timeout_seconds: float = ANSWER_SECONDS) -> bool:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 

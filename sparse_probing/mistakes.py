@@ -9,6 +9,7 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -37,6 +38,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean french?`` to end a sentence about a name that is unknown, or a full stop if none is like it."""
     near = closest(name, known)
     return f"; did you mean {near}?" if near else "."
+
+
+def did_you_mean_path(path: Path) -> str:
+    """The same for a path that does not exist, from what lies in its folder."""
+    folder = path.parent
+    near = closest(path.name, sorted(found.name for found in folder.iterdir()) if folder.is_dir() else [])
+    return f"; did you mean {folder / near}?" if near else "."
 
 
 def choices(name: str, known: Iterable[str], *, also: Iterable[str] = ()) -> str:

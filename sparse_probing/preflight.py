@@ -6,27 +6,20 @@ itself gives. No torch, no Prefect, no database is imported on the way.
 
 from __future__ import annotations
 
-import uuid
-
 from sparse_probing.config import ModelSpec, StudySpec
 from sparse_probing.errors import InputError
 from sparse_probing.mistakes import choices
-from sparse_probing.settings import Settings
+from sparse_probing.settings import Settings, why_unwritable
 
 
 def check_writable(settings: Settings) -> None:
     """Raise `InputError` unless the data folder can be written to."""
-    folder = settings.local_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".tmp-{uuid.uuid4().hex[:8]}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
+    reason = why_unwritable(settings.local_dir)
+    if reason is not None:
         raise InputError(
-            f"Data folder {folder} cannot be written to: {error.strerror}.",
+            f"Data folder {settings.local_dir} cannot be written to: {reason}.",
             remedy="Pass --data FOLDER, or set SPARSE_PROBING_DATA to a folder of yours.",
-        ) from error
+        )
 
 
 def check_published(settings: Settings) -> None:

@@ -6,6 +6,7 @@ Nothing here decides a result; what does belongs into a spec in `config`.
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,18 @@ class Settings:
     def reports_dir(self) -> Path:
         """Where reports are written."""
         return self.local_dir / "reports"
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """The system's words for why files cannot be made in a folder, which is made if need be; None if they can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".tmp-{uuid.uuid4().hex[:8]}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:

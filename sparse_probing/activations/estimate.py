@@ -35,9 +35,6 @@ TRIAL_SECONDS = 20.0
 _GAUGE_TOKENS = 16
 _GAUGE_PASSES = 5
 _GAUGE_SECONDS = 1.0
-TRIAL_SECONDS = 20.0
-# Run first, so that the trial of a slow machine does not take longer than it may.
-GAUGE_TOKENS = 16
 # What Python, torch and transformers take before any model is there.
 _BASE_BYTES = 600 << 20
 

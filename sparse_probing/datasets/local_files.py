@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_probing.datasets.sources import Document, Source, file_digest
 from sparse_probing.errors import InputError
-from sparse_probing.mistakes import closest, did_you_mean
+from sparse_probing.mistakes import did_you_mean, did_you_mean_path
 from sparse_probing.settings import user_path
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class LocalTexts(Source):
             return [root]
         if not root.is_dir():
             raise InputError(
-                f"Text {self.path!r} is not there (looked for {root.absolute()}){_near_path(root)}",
+                f"Text {self.path!r} is not there (looked for {root.absolute()}){did_you_mean_path(root)}",
                 remedy="Put the file or folder there, or set options.path of the collection to where it is.",
             )
         try:
@@ -176,13 +176,6 @@ class LocalTexts(Source):
             raise InputError(f"Cannot read {file} as UTF-8 text: {error}.", remedy="Convert or remove it.") from error
         if text.strip():
             yield Document(text, group, file.name, label)
-
-
-def _near_path(path: Path) -> str:
-    """What lies beside a path that does not exist and was probably meant, as the end of a sentence."""
-    folder = path.parent
-    near = closest(path.name, [found.name for found in sorted(folder.iterdir())] if folder.is_dir() else [])
-    return f"; did you mean {folder / near}?" if near else "."
 
 
 def _column_names(file: Path) -> list[str]:

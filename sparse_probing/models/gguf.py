@@ -43,8 +43,7 @@ def no_progress_bars() -> Iterator[None]:
 def _parsed_once() -> Iterator[None]:
     """Keep what transformers asks of the gguf package anew for tokenizer, configuration, weights and every module.
 
-    Without it a file's header is parsed three times, and the table of tensor names is built once for each module: on
-    SmolLM2-135M two thirds of the time of a conversion.
+    Without it a file's header is parsed three times, and the table of tensor names is built once for each module.
     """
     import gguf
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
-from sparse_probing.mistakes import closest, did_you_mean, listed
+from sparse_probing.mistakes import did_you_mean, did_you_mean_path, listed
 from sparse_probing.settings import user_path
 
 PACKAGE_PREFIX = "package:"
@@ -152,7 +152,7 @@ def find_local(spec: ModelSpec) -> Source:
         return Source(path.resolve(), "local")
     if not path.is_dir():
         raise InputError(
-            f"Model folder {spec.id!r} does not exist{_near_folder(path)}",
+            f"Model folder {spec.id!r} does not exist{did_you_mean_path(path)}",
             remedy="Edit models.id: a folder, a .gguf file, a hub id (owner/name) or package:NAME.",
         )
     if spec.revision in _AS_IT_IS:
@@ -162,7 +162,7 @@ def find_local(spec: ModelSpec) -> Source:
         there = [found.name for found in _models_in(path)]
         held = f" (it holds {listed(in_training_order(there))})" if there else ""
         raise InputError(
-            f"Model folder {spec.id!r} has no subfolder {spec.revision!r} for that revision{held}{_near_folder(inner)}",
+            f"Model folder {spec.id!r} has no subfolder {spec.revision!r} for that revision{held}{did_you_mean_path(inner)}",
             remedy="Edit models.revision, or leave it out for the folder itself.",
         )
     return _inside(inner.resolve(), f"folder {inner}", spec.revision, _REMEDY_ID)
@@ -184,18 +184,11 @@ def in_training_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=order)
 
 
-def _near_folder(path: Path) -> str:
-    """What lies beside a path that does not exist and was probably meant, as the end of a sentence."""
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    near = closest(path.name, sorted(found.name for found in beside))
-    return f"; did you mean {path.parent / near}?" if near else "."
-
-
 def _near_local(text: str) -> str:
     """A package or folder here that an id which the hub does not know may have meant, as the end of a sentence."""
     if text.isidentifier() and importlib.util.find_spec(text) is not None:
         return f"; did you mean {PACKAGE_PREFIX}{text}?"
-    return _near_folder(Path(text))
+    return did_you_mean_path(Path(text))
 
 
 def _looks_local(text: str) -> bool:

@@ -5,11 +5,8 @@ Here the snapshot's answers are arranged into sections; geometry is in `charts`,
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +22,7 @@ from sparse_probing import __version__
 from sparse_probing.errors import ArtifactError
 from sparse_probing.reports import charts, tables
 from sparse_probing.reports.charts import Chart, HeatMap, curve_label, number
+from sparse_probing.reports.files import replace_text
 from sparse_probing.reports.tables import interval, q_value, score
 from sparse_probing.warehouse import connect, reads
 from sparse_probing.warehouse.reads import BestNeuron, Check, ProbedFeature, Run
@@ -264,13 +262,8 @@ def _environment() -> jinja2.Environment:
 
 
 def _write(target: Path, page: str) -> Path:
-    temporary = target.with_name(f".tmp-{target.name}-{uuid.uuid4().hex[:8]}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, target)
+        replace_text(target, page)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise ArtifactError(f"Cannot write {target}: {error}.", remedy="Choose another file.") from error
     return target

@@ -5,12 +5,11 @@ Which neurons are listed is decided by the views; nothing is computed here.
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
 from pathlib import Path
 
 from sparse_probing.errors import InputError
+from sparse_probing.reports.files import replace_text
 from sparse_probing.warehouse import connect, reads
 
 USUAL_HOOK = "mlp.hook_post"
@@ -55,18 +54,12 @@ def write_lists(snapshot: Path, folder: Path) -> dict[Path, int]:
         stem = name if hook == USUAL_HOOK else f"{name}.{_file_name(hook)}"
         path = folder / f"{_file_name(model)}@{_file_name(revision)}" / f"{stem}.csv"
         text = rows[list(COLUMNS)].rename(columns=COLUMNS).to_csv(index=False, lineterminator="\n")
-        temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
+            replace_text(path, text)
         except OSError as error:
             raise InputError(
                 f"{path} cannot be written: {error.strerror}.", remedy="Name a folder of yours."
             ) from error
-        finally:
-            if temporary.is_file():
-                temporary.unlink()
         written[path] = len(rows)
     return written
 

@@ -31,10 +31,13 @@ def wait_until_said(said: list[str], log: Log, n: int) -> None:
     taken = threading.Event()
     thread = threading.Thread(target=policies._say_who_holds, args=(taken, log))
     thread.start()
-    while len(said) < n:
+    for _ in range(6000):
+        if len(said) >= n:
+            break
         time.sleep(0.01)
     taken.set()
     thread.join()
+    assert len(said) >= n
 
 
 def test_who_waits_says_for_whom_in_the_terminal_and_in_the_log(
@@ -55,6 +58,12 @@ def test_a_server_that_cannot_be_asked_is_no_failure(said: list[str], monkeypatc
     monkeypatch.setattr(policies.Variable, "get", fails)
     wait_until_said(said, Log(), 1)
     assert "cannot be asked" in said[0]
+
+
+def test_the_limit_that_is_made_is_the_one_that_is_taken() -> None:
+    from flows import services
+
+    assert services.GPU_LIMIT == policies.GPU_LIMIT
 
 
 def test_nothing_is_said_when_the_device_is_free(said: list[str]) -> None:
