@@ -249,12 +249,14 @@ def _extract(profile: str, shard: str | None, settings: Settings) -> int:
     preflight(plan, settings)
     console = _console()
     from tasks.activations import extract_activations, is_extracted
-    from tasks.datasets import build_dataset, check_dataset
+    from tasks.datasets import build_dataset, check_dataset, resolve_model
     from tasks.progress import show_progress
 
     # The tasks' bodies, without a server: parts need nothing in common but the data folder.
     references = []
     with show_progress(console, with_prefect=False):
+        for model in plan.models:
+            resolve_model.fn(model, plan.collections, plan.extractions)
         for model in plan.models:
             for collection in plan.collections:
                 dataset = check_dataset.fn(build_dataset.fn(model, collection))
@@ -295,6 +297,7 @@ def _estimate(profile: str, settings: Settings) -> int:
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
     from sparse_probing.reports import tables
+    from tasks.datasets import resolve_model
     from tasks.models import resolved_model
     from tasks.progress import reporter, show_progress, step
     from tasks.references import data_root
@@ -305,8 +308,8 @@ def _estimate(profile: str, settings: Settings) -> int:
     console = _console()
     with show_progress(console, with_prefect=False):
         for model in plan.models:
-            with step(f"Find {model.short_name}"):
-                resolved = resolved_model(model)
+            resolve_model.fn(model, plan.collections, plan.extractions)
+            resolved = resolved_model(model)
             tokenizer = loading.load_tokenizer(resolved)
             for collection in plan.collections:
                 dataset = build.build_dataset(

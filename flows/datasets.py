@@ -12,6 +12,6 @@ from tasks.datasets import build_dataset, check_dataset, resolve_model
 @flow(name="datasets", task_runner=ThreadPoolTaskRunner(max_workers=4), persist_result=False)
 def build_datasets(model: ModelSpec, collections: tuple[CollectionSpec, ...]) -> list[str]:
     """Build the collections with the model's tokenizer; returns one reference a collection."""
-    resolve_model(model)
+    resolve_model(model, collections)
     built = [build_dataset.submit(model, collection) for collection in collections]
     return [check_dataset.submit(dataset).result() for dataset in [future.result() for future in built]]

@@ -9,6 +9,7 @@ from flows.datasets import build_datasets
 from flows.probes import probe_all
 from flows.publishing import publish_results
 from sparse_probing.config import StudySpec, load_profile
+from tasks.datasets import resolve_model
 from tasks.preflight import refuse_the_impossible
 
 
@@ -30,6 +31,9 @@ def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
     """
     plan = spec or load_profile(profile)
     refuse_the_impossible(plan)
+    # Every model, before anything is done with the first.
+    for model in plan.models:
+        resolve_model(model, plan.collections, plan.extractions)
     finished: list[str] = []
     for model in plan.models:
         datasets = build_datasets(model, plan.collections)

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 from prefect import task
 
-from sparse_probing.config import CollectionSpec, ModelSpec
+from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec
 from sparse_probing.errors import CheckFailure
 from sparse_probing.store.datasets import dataset_frames
 from tasks.models import resolved_model
 from tasks.policies import POLICY
-from tasks.progress import reporter, step
+from tasks.progress import reporter, say, step
 from tasks.references import data_root, located, relative
 
 
 @task(name="resolve-model", task_run_name="resolve {model.id}", **POLICY)
-def resolve_model(model: ModelSpec) -> str:
-    """Fetch or convert a model so that later tasks find it; returns its weights digest."""
+def resolve_model(
+    model: ModelSpec, collections: tuple[CollectionSpec, ...] = (), extractions: tuple[ExtractionSpec, ...] = ()
+) -> str:
+    """Fetch or convert a model so that later tasks find it, and see that it fits; returns its weights digest.
+
+    Raises
+    ------
+    InputError
+        If the model cannot take sequences of these collections, or lacks a hook or layer that is asked for.
+    """
+    from sparse_probing.models import fits, loading
+
     with step(f"Find {model.short_name}"):
-        return resolved_model(model).weights_digest
+        resolved = resolved_model(model)
+        lines = fits.check_fits(resolved, loading.load_tokenizer(resolved), collections, extractions)
+    for line in lines:
+        say(line)
+    return resolved.weights_digest
 
 
 @task(name="build-dataset", task_run_name="build {collection.collection}", **POLICY)

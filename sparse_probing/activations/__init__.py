@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparse_probing.activations.capture import ActivationBatch, extract
     from sparse_probing.activations.extraction import extract_dataset, extract_datasets
     from sparse_probing.activations.plan import Selection
+    from sparse_probing.activations.stream import ActivationBatch, extract
 
 _HOMES = {
-    "ActivationBatch": "capture",
-    "extract": "capture",
+    "ActivationBatch": "stream",
+    "extract": "stream",
     "extract_dataset": "extraction",
     "extract_datasets": "extraction",
     "Selection": "plan",

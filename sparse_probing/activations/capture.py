@@ -1,46 +1,46 @@
-"""One forward pass, many hooks: activations of chosen rows as a stream of typed batches.
+"""One forward pass, many hooks: the activations of chosen rows of one batch of sequences.
 
 Rows are picked or pooled inside the hooks, on the device, before anything is copied; the pass ends after the last hook
-and never reaches a language-model head. Nothing is stored here.
+and never reaches a language-model head. Which batches there are is not decided here, and nothing is stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_probing.activations.plan import Selection, plan_batches
+from sparse_probing.activations.plan import Selection
 from sparse_probing.activations.pooling import pool_ranges
-from sparse_probing.errors import ArtifactError, InputError
-from sparse_probing.models.hooks import HookPoint, canonical_hook, find_points, is_causal, select_tensor
-
-PaddingSide = Literal["right", "left"]
+from sparse_probing.errors import ArtifactError
+from sparse_probing.models.hooks import HookPoint, select_input, select_tensor
 
 
 @dataclass(frozen=True)
-class ActivationBatch:
-    """Activations of some rows, in the model's dtype (float32 for mean and max), on the model's device.
+class BatchRule:
+    """How sequences of different lengths share a batch of one model; see `self_check.check_model`.
 
     Attributes
     ----------
-    rows:
-        (n_rows,) indices into the selection.
-    layers:
-        Layers of each hook.
-    values:
-        By hook: (n_layers, n_rows, width).
+    needs_mask:
+        Whether positions can see later ones. Where they cannot, padding on the right reaches nothing and no mask is
+        given, which lets attention take its fastest path.
+    equal_lengths:
+        Whether only sequences of one length share a batch, because padding reaches other positions even with a mask.
+    pad_token_id:
+        What sequences are filled up with.
     """
 
-    rows: NDArray[np.int64]
-    layers: dict[str, tuple[int, ...]]
-    values: dict[str, torch.Tensor]
+    needs_mask: bool = True
+    equal_lengths: bool = False
+    pad_token_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def collate(
     selection: Selection,
     *,
     device: torch.device,
-    needs_mask: bool,
-    pad_token_id: int = 0,
-    padding_side: PaddingSide = "right",
+    rule: BatchRule,
 ) -> TokenBatch:
-    """Pad sequences to one batch and find their rows in it.
+    """Fill sequences up on the right to one batch and find their rows in it.
+
+    On the left, positions that count from the first token that is no padding would shift.
 
     Parameters
     ----------
@@ -91,26 +91,19 @@ def collate(
         The batch's sequences.
     indices:
         (n_sequences,) what the selection calls them.
-    needs_mask:
-        Whether positions can see later ones. Where they cannot, padding on the right reaches nothing and no mask is
-        given, which lets attention take its fastest path.
     """
     lengths = np.array([len(sequence) for sequence in tokens], dtype=np.int64)
     width = int(lengths.max())
-    shift = np.zeros_like(lengths) if padding_side == "right" else width - lengths
-    ids = np.full((len(tokens), width), pad_token_id, dtype=np.int64)
+    ids = np.full((len(tokens), width), rule.pad_token_id, dtype=np.int64)
     for i, sequence in enumerate(tokens):
-        ids[i, shift[i] : shift[i] + lengths[i]] = sequence
+        ids[i, : lengths[i]] = sequence
     inputs = {"input_ids": ids}
-    if (lengths < width).any() and (needs_mask or padding_side == "left"):
-        positions = np.arange(width) - shift[:, None]
-        inputs["attention_mask"] = ((positions >= 0) & (positions < lengths[:, None])).astype(np.int64)
-        if padding_side == "left":
-            inputs["position_ids"] = np.maximum(positions, 0)
+    if rule.needs_mask and (lengths < width).any():
+        inputs["attention_mask"] = (np.arange(width) < lengths[:, None]).astype(np.int64)
     spans = [np.arange(*selection.rows_of(int(index)).indices(len(selection))) for index in indices]
     rows = np.concatenate(spans)
     owner = np.repeat(np.arange(len(tokens)), [len(span) for span in spans])
-    starts, stops = selection.start[rows] + shift[owner], selection.stop[rows] + shift[owner]
+    starts, stops = selection.start[rows], selection.stop[rows]
     pools = selection.pooling in ("mean", "max")
     return TokenBatch(
         inputs={name: _to_device(array, device) for name, array in inputs.items()},
@@ -131,18 +124,28 @@ class Capture:
         A base model, in evaluation mode.
     points:
         Where to read, by hook; see `models.hooks.find_points`.
+    ends_early:
+        Whether a pass ends after the last hook; if not, a module that would run again after that is noticed.
     """
 
-    def __init__(self, model: nn.Module, points: dict[str, list[HookPoint]], selection: Selection) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        points: dict[str, list[HookPoint]],
+        selection: Selection,
+        *,
+        ends_early: bool = True,
+    ) -> None:
         self._model = model
+        self._ends_early = ends_early
+        self._options = {"use_cache": False} if _takes(model, "use_cache") else {}
         self._points = points
         self._pooling = selection.pooling
         self._handles: list[Any] = []
         self._batch: TokenBatch | None = None
         self._out: dict[str, torch.Tensor] = {}
-        self._left = 0
-        first = next(model.parameters())
-        self._device, self._dtype = first.device, first.dtype
+        self._seen: set[tuple[str, int]] = set()
+        self._n_points = sum(len(found) for found in points.values())
 
     def __enter__(self) -> Capture:
         for hook, points in self._points.items():
@@ -164,24 +167,20 @@ class Capture:
         Raises
         ------
         ArtifactError
-            If a hooked module was not reached, or its tensor has another shape than the hook's table says.
+            If a hooked module was not reached or ran twice, or its tensor has other axes than (sequence, position, width).
         """
-        n_rows = len(batch.rows)
-        dtype = torch.float32 if batch.flat is None else self._dtype
-        self._out = {
-            hook: torch.empty(len(points), n_rows, points[0].width, dtype=dtype, device=self._device)
-            for hook, points in self._points.items()
-        }
-        self._batch, self._left = batch, sum(len(points) for points in self._points.values())
+        self._out, self._seen = {}, set()
+        self._batch = batch
         try:
-            self._model(**batch.inputs, use_cache=False)
+            self._model(**batch.inputs, **self._options)
         except _StopForward:
             pass
         finally:
             self._batch = None
-        if self._left:
+        if len(self._seen) < self._n_points:
             raise ArtifactError(
-                f"{self._left} hooked modules of {type(self._model).__name__} were not run in a forward pass.",
+                f"{self._n_points - len(self._seen)} hooked modules of {type(self._model).__name__} were not run in a "
+                "forward pass.",
                 remedy="Edit extraction.hook.",
             )
         out, self._out = self._out, {}
@@ -190,118 +189,66 @@ class Capture:
     def _register(self, hook: str, index: int, point: HookPoint) -> Any:
         if point.side == "output":
             return point.module.register_forward_hook(
-                lambda module, args, output: self._keep(hook, index, select_tensor(output))
+                lambda module, args, output: self._keep(hook, index, point, select_tensor(output))
             )
         return point.module.register_forward_pre_hook(
-            lambda module, args, kwargs: self._keep(hook, index, select_tensor(args or list(kwargs.values()))),
+            lambda module, args, kwargs: self._keep(hook, index, point, select_input(args, kwargs)),
             with_kwargs=True,
         )
 
-    def _keep(self, hook: str, index: int, tensor: torch.Tensor) -> None:
+    def _keep(self, hook: str, index: int, point: HookPoint, tensor: torch.Tensor) -> None:
         batch = self._batch
         if batch is None:
             return
-        out = self._out[hook]
-        n_sequences, n_positions = batch.shape
-        if tensor.numel() != n_sequences * n_positions * out.shape[-1]:
+        if (hook, index) in self._seen:
             raise ArtifactError(
-                f"{hook} gave a tensor of shape {tuple(tensor.shape)} for a batch of {batch.shape}; "
-                f"expected {out.shape[-1]} values a position.",
+                f"{point.path} ran twice in a forward pass; a hook is read once.", remedy="Edit extraction.hook."
+            )
+        n_sequences, n_positions = batch.shape
+        axes, width = tuple(tensor.shape), tensor.shape[-1] if tensor.ndim else 0
+        flat_axes = (n_sequences * n_positions, width)
+        if axes not in ((n_sequences, n_positions, width), flat_axes) or (
+            point.columns is None and width != point.width
+        ):
+            raise ArtifactError(
+                f"{point.path} gave a tensor of shape {axes} for {n_sequences} sequences of {n_positions} tokens; "
+                f"expected {point.width} values a position, as (sequence, position, value).",
                 remedy="Edit extraction.hook.",
             )
         if batch.flat is None:
             pooled = pool_ranges(
-                tensor.reshape(n_sequences, n_positions, -1),
+                point.read(tensor).reshape(n_sequences, n_positions, -1),
                 batch.starts,
                 batch.stops,
                 self._pooling,
                 dense=tensor.device.type != "cpu",
             )
-            out[index].copy_(pooled)
+            self._room(hook, index, pooled).copy_(pooled)
         else:
-            torch.index_select(tensor.reshape(-1, out.shape[-1]), 0, batch.flat, out=out[index])
-        self._left -= 1
-        if not self._left:
+            room = self._room(hook, index, tensor)
+            rows = tensor.reshape(flat_axes)
+            if point.is_whole and room.dtype == tensor.dtype:
+                torch.index_select(rows, 0, batch.flat, out=room)
+            else:
+                room.copy_(point.read(torch.index_select(rows, 0, batch.flat)))
+        self._seen.add((hook, index))
+        if self._ends_early and len(self._seen) == self._n_points:
             raise _StopForward
 
+    def _room(self, hook: str, index: int, like: torch.Tensor) -> torch.Tensor:
+        """Where a layer's rows go, beside those of the others, in a dtype that holds all of them.
 
-def extract(
-    model: nn.Module,
-    sequences: Sequence[NDArray[np.integer[Any]]],
-    selection: Selection,
-    *,
-    hooks: Sequence[str] = ("mlp.hook_post",),
-    layers: tuple[int, ...] | None = None,
-    batch_tokens: int = 2048,
-    padding_side: PaddingSide = "right",
-    pad_token_id: int = 0,
-) -> Iterator[ActivationBatch]:
-    """Activations of chosen rows, several hooks and all layers in one pass, as a stream of batches.
-
-    Batches are of similar length, so rows come in the order of no one in particular: `ActivationBatch.rows` says which.
-
-    Parameters
-    ----------
-    model:
-        A base model in evaluation mode, on the device it is to run on.
-    sequences:
-        Token ids of each sequence, unpadded.
-    selection:
-        Rows to keep; its `sequence` indexes `sequences`. Sequences without a row are not run.
-    hooks:
-        Names of hook points (see `models.hooks`).
-    layers:
-        Layers to keep; all if None.
-    batch_tokens:
-        Tokens per forward pass, padding included.
-    padding_side:
-        Results do not depend on it beyond rounding.
-
-    Raises
-    ------
-    InputError
-        If a hook or layer is unknown, or a row names a sequence or position that is not there.
-    """
-    points = {canonical_hook(hook): find_points(model, hook, layers) for hook in hooks}
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-    _check_selection(selection, lengths)
-    used = np.unique(selection.sequence)
-    device, needs_mask = next(model.parameters()).device, not is_causal(model)
-    numbers = {hook: tuple(point.layer for point in found) for hook, found in points.items()}
-    with Capture(model, points, selection) as capture:
-        for members in plan_batches(lengths[used], batch_tokens):
-            chosen = used[members]
-            batch = collate(
-                [sequences[index] for index in chosen],
-                chosen,
-                selection,
-                device=device,
-                needs_mask=needs_mask,
-                pad_token_id=pad_token_id,
-                padding_side=padding_side,
-            )
-            yield ActivationBatch(rows=batch.rows, layers=numbers, values=capture.run(batch))
-
-
-def _check_selection(selection: Selection, lengths: NDArray[np.int64]) -> None:
-    if not len(selection):
-        raise InputError("The selection has no rows.", remedy="Select at least one position.")
-    sequence = selection.sequence
-    if (
-        (np.diff(sequence) < 0).any()
-        or sequence[0] < 0
-        or sequence[-1] >= len(lengths)
-        or (selection.start < 0).any()
-        or (selection.start >= selection.stop).any()
-        or (selection.stop > lengths[sequence]).any()
-    ):
-        raise InputError(
-            f"A row of the selection lies outside of its sequence, or rows are not in order of sequence "
-            f"({len(lengths)} sequences).",
-            remedy="Order rows by sequence and keep 0 <= start < stop <= length.",
-        )
-    if selection.pooling in ("mean", "max") and (np.diff(sequence) == 0).any():
-        raise InputError("A pooled selection has two rows of one sequence; expected one.", remedy="Pool one range.")
+        Some models keep the residual stream in float32 while their weights are bfloat16 (Mamba), from some layer on.
+        """
+        points, batch = self._points[hook], self._batch
+        out = self._out.get(hook)
+        if out is None:
+            n_rows = len(batch.rows) if batch is not None else 0
+            out = like.new_empty((len(points), n_rows, points[0].width))
+        elif (wide := torch.promote_types(out.dtype, like.dtype)) != out.dtype:
+            out = out.to(wide)
+        self._out[hook] = out
+        return out[index]
 
 
 def _to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -309,3 +256,9 @@ def _to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def _takes(model: nn.Module, name: str) -> bool:
+    """Whether a model's forward pass takes an argument of that name."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(one.name == name or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)

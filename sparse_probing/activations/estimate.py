@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_probing.activations.capture import Capture, collate
+from sparse_probing.activations.capture import BatchRule, Capture, collate
 from sparse_probing.activations.columns import choose_columns
 from sparse_probing.activations.encoding import BUFFERS
 from sparse_probing.activations.extraction import plan_row_bytes
 from sparse_probing.activations.plan import Corpus, calibration_shards, plan_batches, plan_shards, read_corpus
+from sparse_probing.activations.self_check import check_model
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import InputError
-from sparse_probing.models.hooks import HookPoint, canonical_hook, is_causal
+from sparse_probing.models.hooks import HookPoint, canonical_hook
 from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.matrices import STORAGE_DTYPES
@@ -144,7 +145,7 @@ def estimate(
                     corpus,
                     sequences,
                     device=torch.device(device),
-                    needs_mask=not is_causal(model),
+                    rule=check_model(model, hooked, longest=int(corpus.lengths.max())),
                     batch_tokens=min(first.batch_tokens, max(1, trial_tokens // 2), most),
                     trial_tokens=trial_tokens,
                     end=end,
@@ -227,13 +228,13 @@ def _trial(
     sequences: NDArray[np.int64],
     *,
     device: torch.device,
-    needs_mask: bool,
+    rule: BatchRule,
     batch_tokens: int,
     trial_tokens: int,
     end: float,
 ) -> float:
     """Tokens per second over the first batches of a shard, after one that is not counted, until `end` at the latest."""
-    batches = plan_batches(corpus.lengths[sequences], batch_tokens)
+    batches = plan_batches(corpus.lengths[sequences], batch_tokens, equal_lengths=rule.equal_lengths)
     done, started = 0, 0.0
     for index, members in enumerate([batches[0], *batches]):
         batch = collate(
@@ -241,7 +242,7 @@ def _trial(
             sequences[members],
             corpus.selection,
             device=device,
-            needs_mask=needs_mask,
+            rule=rule,
         )
         begun = time.perf_counter()
         if index == 1:

@@ -26,10 +26,11 @@ from sparse_probing import config
 from sparse_probing.activations.capture import Capture, collate
 from sparse_probing.activations.encoding import Buffer, Outlet
 from sparse_probing.activations.plan import Corpus, Shard, plan_batches, plan_shards, read_corpus
+from sparse_probing.activations.self_check import check_model
 from sparse_probing.activations.targets import Need, Target
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, InputError
-from sparse_probing.models.hooks import HookPoint, canonical_hook, is_causal
+from sparse_probing.models.hooks import HookPoint, canonical_hook
 from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import find_manifest, read_manifest
@@ -220,8 +221,7 @@ class _Pass:
         self._captured = {hook: sorted(found) for hook, found in points.items()}
         hooked = {hook: [points[hook][layer] for layer in layers] for hook, layers in self._captured.items()}
         self._capture = Capture(model, hooked, corpus.selection)
-        self._needs_mask = not is_causal(model)
-        self._pad_token_id = getattr(getattr(model, "config", None), "pad_token_id", None) or 0
+        self._rule = check_model(model, hooked, longest=int(corpus.lengths.max()))
         self._outlet = Outlet(
             self.device,
             n_bytes=max(shard.n_rows for shard in shards) * sum(target.row_bytes for target in targets),
@@ -302,15 +302,14 @@ class _Pass:
         blocks: list[list[torch.Tensor]] = [[] for _ in needs]
         row_ids: list[NDArray[np.int64]] = []
         tokens = 0
-        for members in plan_batches(self.corpus.lengths[shard.sequences], self._batch_tokens):
+        for members in self._batches(shard):
             chosen = shard.sequences[members]
             batch = collate(
                 [self.corpus.sequence(int(index)) for index in chosen],
                 chosen,
                 self.corpus.selection,
                 device=self.device,
-                needs_mask=self._needs_mask,
-                pad_token_id=self._pad_token_id,
+                rule=self._rule,
             )
             values = self._capture.run(batch)
             for (target, _), encoder, into in zip(needs, encoders, blocks, strict=True):
@@ -324,6 +323,10 @@ class _Pass:
             for (target, need), encoder, into in zip(needs, encoders, blocks, strict=True)
         ]
         return results, np.concatenate(row_ids)
+
+    def _batches(self, shard: Shard) -> list[NDArray[np.int64]]:
+        lengths = self.corpus.lengths[shard.sequences]
+        return plan_batches(lengths, self._batch_tokens, equal_lengths=self._rule.equal_lengths)
 
     def _shrink_batches(self, shard: Shard, error: Exception) -> None:
         """Halve the batches after running out of memory: the shard is planned anew, and its marker says so.

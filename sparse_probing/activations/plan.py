@@ -222,8 +222,10 @@ def plan_shards(corpus: Corpus, *, shard_tokens: int, row_bytes: int) -> list[Sh
     return shards
 
 
-def plan_batches(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Cut sequences into batches of similar length: indices into `lengths`, longest batches first.
+def plan_batches(
+    lengths: NDArray[np.int64], batch_tokens: int, *, equal_lengths: bool = False
+) -> list[NDArray[np.int64]]:
+    """Cut sequences into batches of similar length (of one length each): indices into `lengths`, longest batches first.
 
     A batch has at most `batch_tokens` tokens, padding included, or a single sequence. The longest come first, so that
     a batch that does not fit into memory shows at once.
@@ -232,9 +234,13 @@ def plan_batches(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[
     batches: list[NDArray[np.int64]] = []
     first = 0
     while first < len(order):
-        size = max(1, batch_tokens // max(1, int(lengths[order[first]])))
-        batches.append(order[first : first + size])
-        first += size
+        longest = int(lengths[order[first]])
+        size = max(1, batch_tokens // max(1, longest))
+        batch = order[first : first + size]
+        if equal_lengths:
+            batch = batch[lengths[batch] == longest]
+        batches.append(batch)
+        first += len(batch)
     return batches
 
 

@@ -1,10 +1,13 @@
-"""Hook points: which module's input or output is which activation, by architecture.
+"""Hook points: which module's input or output is which activation.
 
-Their names are in `hook_names`. Nothing here runs a model or keeps a value; `activations.capture` does.
+Their names are in `hook_names`; the parts of a block that they name are found by `structure`. Nothing here keeps a
+value; `activations.capture` does.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -15,60 +18,17 @@ from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.models.hook_names import HOOK_NAMES as HOOK_NAMES
 from sparse_probing.models.hook_names import canonical_hook as canonical_hook
 from sparse_probing.models.hook_names import is_module_path
+from sparse_probing.models.structure import REMEDY, Block, Part, find_stack, hidden_size, inventory, sides
 
 Side = Literal["input", "output"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Module paths of one architecture; those of a block are relative to it.
-
-    Attributes
-    ----------
-    blocks:
-        Path of the list of blocks inside the base model.
-    neurons:
-        Module whose input is the neurons after the non-linearity.
-    pre:
-        Module whose output is the neurons before the non-linearity (of a gated MLP: the gate's).
-    mlp_out, attn_out:
-        Modules whose outputs the block adds to the residual stream.
-    causal:
-        Whether a position sees only earlier ones, so that padding on the right cannot reach it.
-    """
-
-    blocks: str
-    neurons: str
-    pre: str | None
-    mlp_out: str
-    attn_out: str
-    causal: bool = True
-
-
-_LLAMA = Layout("layers", "mlp.down_proj", "mlp.gate_proj", "mlp.down_proj", "self_attn.o_proj")
-_BERT = Layout(
-    "encoder.layer", "output.dense", "intermediate.dense", "output.dense", "attention.output.dense", causal=False
-)
-
-LAYOUTS: dict[str, Layout] = {
-    "gpt_neox": Layout("layers", "mlp.dense_4h_to_h", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "attention.dense"),
-    "gpt2": Layout("h", "mlp.c_proj", "mlp.c_fc", "mlp.c_proj", "attn.c_proj"),
-    "opt": Layout("decoder.layers", "fc2", "fc1", "fc2", "self_attn.out_proj"),
-    "phi": Layout("layers", "mlp.fc2", "mlp.fc1", "mlp.fc2", "self_attn.dense"),
-    "phi3": Layout("layers", "mlp.down_proj", None, "mlp.down_proj", "self_attn.o_proj"),
-    **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "olmo", "stablelm", "granite", "cohere"), _LLAMA
-    ),
-    # These normalise what a block adds: the additions are the outputs of those norms.
-    **dict.fromkeys(
-        ("gemma2", "gemma3_text"),
-        Layout("layers", "mlp.down_proj", "mlp.gate_proj", "post_feedforward_layernorm", "post_attention_layernorm"),
-    ),
-    "olmo2": Layout(
-        "layers", "mlp.down_proj", "mlp.gate_proj", "post_feedforward_layernorm", "post_attention_layernorm"
-    ),
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
-    "distilbert": Layout("transformer.layer", "ffn.lin2", "ffn.lin1", "ffn.lin2", "attention.out_lin", causal=False),
+# By hook: the part of a block, and which of its tensors.
+_PARTS: dict[str, tuple[str, Side]] = {
+    "mlp.hook_post": ("neurons", "input"),
+    "mlp.hook_pre": ("pre", "output"),
+    "hook_mlp_out": ("mlp_out", "output"),
+    "hook_attn_out": ("attn_out", "output"),
+    "hook_resid_pre": ("", "input"),
+    "hook_resid_post": ("", "output"),
 }
 
 
@@ -87,7 +47,13 @@ class HookPoint:
     side:
         Which of its tensors.
     width:
-        Size of the tensor's last axis.
+        Size of the activation's last axis.
+    path:
+        The module's path in the model.
+    columns:
+        Columns of the tensor's last axis that are the activation; None for all.
+    scale:
+        The activation is the tensor times this.
     """
 
     hook: str
@@ -95,74 +61,105 @@ class HookPoint:
     module: nn.Module
     side: Side
     width: int
+    path: str
+    columns: slice | None = None
+    scale: float = 1.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the activation is the module's tensor as it is."""
+        return self.columns is None and self.scale == 1.0
+
+    def read(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The activation, from the module's tensor."""
+        wanted = tensor if self.columns is None else tensor[..., self.columns]
+        return wanted if self.scale == 1.0 else wanted * self.scale
 
 
-def is_causal(model: nn.Module) -> bool:
-    """Whether the architecture is known to let no position see a later one."""
-    layout = LAYOUTS.get(_model_type(model))
-    config = getattr(model, "config", None)
-    return layout is not None and layout.causal and not getattr(config, "use_bidirectional_attention", False)
-
-
-def count_layers(model: nn.Module, hook: str = "mlp.hook_post") -> int:
-    """Number of blocks at which a hook can be placed.
+def layers_of(model: nn.Module, hook: str) -> tuple[int, ...]:
+    """Layers at which a hook can be placed, ascending.
 
     Raises
     ------
     InputError
-        If the architecture is unknown and the hook is no module path, or no module has that path.
+        If there is none.
     """
     name = canonical_hook(hook)
-    if is_module_path(name):
-        modules = dict(model.named_modules())
-        path = name.rsplit(".", 1)[0]
-        n_layers = 0
-        while path.format(layer=n_layers) in modules:
-            n_layers += 1
-        if not n_layers:
+    if not is_module_path(name):
+        blocks = find_stack(model).blocks
+        found = tuple(layer for layer, block in enumerate(blocks) if _part(block, name) is not None)
+        if not found:
             raise InputError(
-                f"No module {path.format(layer=0)!r} in {type(model).__name__}; found {_inventory(model)}.",
-                remedy="Edit extraction.hook.",
+                f"{type(model).__name__} has no {name} in any layer: {_why_not(blocks[0], name)}; "
+                f"found {inventory(model)}.",
+                remedy=REMEDY,
             )
-        return n_layers
-    return len(_blocks(model))
+        return found
+    path = name.rsplit(".", 1)[0]
+    pattern = re.compile(r"(\d+)".join(re.escape(part) for part in path.split("{layer}", 1)) + "$")
+    matches = (pattern.match(module.replace("{layer}", "")) for module, _ in model.named_modules())
+    layers = tuple(sorted(int(match[1]) for match in matches if match))
+    if not layers:
+        raise InputError(
+            f"No module {path.format(layer=0)!r} in {type(model).__name__}; found {inventory(model)}.",
+            remedy="Edit extraction.hook.",
+        )
+    return layers
+
+
+def check_layers(model: nn.Module, hook: str, layers: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The wanted layers in order (if None all that have the hook).
+
+    Raises
+    ------
+    InputError
+        If the hook is unknown, or the architecture or one of the layers lacks it.
+    """
+    name = canonical_hook(hook)
+    there = layers_of(model, name)
+    chosen = there if layers is None else tuple(sorted(set(layers)))
+    wrong = [layer for layer in chosen if layer not in there]
+    if wrong or not chosen:
+        raise InputError(_absent(model, name, wrong, there), remedy="Edit extraction.layers.")
+    return chosen
 
 
 def find_points(model: nn.Module, hook: str, layers: tuple[int, ...] | None = None) -> list[HookPoint]:
-    """Hook points of some layers (all if None), in order of layer.
+    """Hook points of some layers (if None of all that have the hook), in order of layer.
+
+    A module whose weights do not tell its width is run once, on one token.
 
     Raises
     ------
     InputError
-        If the hook or the architecture is unknown, the architecture lacks the hook, or a layer does not exist.
+        If the hook is unknown, the architecture or a layer lacks it, or its widths differ from layer to layer.
     """
     name = canonical_hook(hook)
-    n_layers = count_layers(model, name)
-    chosen = tuple(range(n_layers)) if layers is None else tuple(sorted(set(layers)))
-    wrong = [layer for layer in chosen if not 0 <= layer < n_layers]
-    if wrong or not chosen:
+    chosen = check_layers(model, name, layers)
+    if is_module_path(name):
+        points = _at_path(model, name, chosen)
+    else:
+        stack = find_stack(model)
+        points = [_point(model, stack.path, stack.blocks[layer], name, layer) for layer in chosen]
+    widths = {point.width for point in points}
+    if len(widths) > 1:
+        narrow = [point.layer for point in points if point.width == points[0].width]
         raise InputError(
-            f"Layers {wrong} requested; {type(model).__name__} has {n_layers} (0–{n_layers - 1}).",
-            remedy="Edit extraction.layers.",
+            f"{name} of {type(model).__name__} has widths {', '.join(map(str, sorted(widths)))} in different layers; "
+            "expected one.",
+            remedy=f"Extract layers of one width at a time: extraction.layers = {narrow} are {points[0].width} wide.",
         )
-    return [_point(model, name, layer) for layer in chosen]
+    return points
 
 
-def count_neurons(model: nn.Module) -> int:
-    """MLP neurons per layer, read off the module that they feed (not off the configuration).
-
-    Raises
-    ------
-    InputError
-        If the architecture is unknown, or its layers differ in width.
-    """
-    widths = {point.width for point in find_points(model, "mlp.hook_post")}
-    if len(widths) != 1:
-        raise InputError(
-            f"{type(model).__name__} has layers of {sorted(widths)} neurons; expected one width.",
-            remedy="Extract layers of one width at a time with extraction.layers.",
-        )
-    return widths.pop()
+def count_neurons(model: nn.Module) -> tuple[int, int]:
+    """(blocks, MLP neurons in the widest of them), read off the modules; zeros where none can be told."""
+    try:
+        blocks = find_stack(model).blocks
+    except InputError:
+        return 0, 0
+    widths = [_width_of(block.neurons, "input") or 0 for block in blocks if block.neurons is not None]
+    return len(blocks), max(widths, default=0)
 
 
 def select_tensor(value: Any) -> torch.Tensor:
@@ -182,70 +179,106 @@ def select_tensor(value: Any) -> torch.Tensor:
     return value
 
 
-def _point(model: nn.Module, name: str, layer: int) -> HookPoint:
-    if is_module_path(name):
-        path, _, side = name.rpartition(".")
-        module = model.get_submodule(path.format(layer=layer))
-        return HookPoint(name, layer, module, "input" if side == "input" else "output", _width(model, module, side))
-    layout = LAYOUTS[_model_type(model)]
-    block = _blocks(model)[layer]
-    path_of: dict[str, tuple[str | None, Side]] = {
-        "mlp.hook_post": (layout.neurons, "input"),
-        "mlp.hook_pre": (layout.pre, "output"),
-        "hook_mlp_out": (layout.mlp_out, "output"),
-        "hook_attn_out": (layout.attn_out, "output"),
-        "hook_resid_pre": ("", "input"),
-        "hook_resid_post": ("", "output"),
-    }
-    relative, where = path_of[name]
-    try:
-        if relative is None:
-            raise AttributeError
-        module = block.get_submodule(relative)
-    except AttributeError:
-        raise InputError(
-            f"{type(model).__name__} has no {name} in layer {layer} (looked for {relative}); "
-            f"found {_inventory(model)}.",
-            remedy="Name a module path such as 'layers.{layer}.mlp.down_proj.input' in extraction.hook.",
-        ) from None
-    return HookPoint(name, layer, module, where, _width(model, module, where))
+def select_input(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The tensor that a module works on: ``hidden_states`` by name, else its first argument."""
+    return select_tensor(args or [kwargs.get("hidden_states", list(kwargs.values()))])
 
 
-def _blocks(model: nn.Module) -> nn.ModuleList:
-    layout = LAYOUTS.get(_model_type(model))
-    try:
-        if layout is None:
-            raise AttributeError
-        blocks = model.get_submodule(layout.blocks)
-    except AttributeError:
-        raise InputError(
-            f"Architecture {_model_type(model)!r} ({type(model).__name__}) has no table of hooks; "
-            f"found {_inventory(model)}.",
-            remedy="Name a module path such as 'layers.{layer}.mlp.down_proj.input' in extraction.hook.",
-        ) from None
-    return cast(nn.ModuleList, blocks)
+def _part(block: Block, name: str) -> Part | None:
+    part = _PARTS[name][0]
+    found: Part | None = getattr(block, part) if part else Part("", block.module)
+    return found
 
 
-def _model_type(model: nn.Module) -> str:
-    return str(getattr(getattr(model, "config", None), "model_type", "unknown"))
+def _why_not(block: Block, name: str) -> str:
+    return block.lacks.get(_PARTS[name][0], "it is not there")
 
 
-def _width(model: nn.Module, module: nn.Module, side: str) -> int:
-    """Size of the last axis, from the module's weight where it is a projection, else the width of the stream."""
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, torch.Tensor) and weight.ndim == 2:
-        rows_are_outputs = not type(module).__name__.startswith("Conv1D")
-        return int(weight.shape[1 if (side == "input") == rows_are_outputs else 0])
-    if isinstance(weight, torch.Tensor) and weight.ndim == 1:
+def _absent(model: nn.Module, name: str, wrong: list[int], there: tuple[int, ...]) -> str:
+    """Which of the wanted layers are not there, or why they lack the hook, and which have it."""
+    kind = type(model).__name__
+    last = there[-1]
+    if there == tuple(range(last + 1)) and all(layer > last or layer < 0 for layer in wrong):
+        try:
+            n_layers = len(find_stack(model).blocks)
+        except InputError:
+            n_layers = last + 1
+        if n_layers == last + 1:
+            return f"Layers {wrong} requested; {kind} has {n_layers} (0–{last})."
+    why = ""
+    if not is_module_path(name):
+        blocks = find_stack(model).blocks
+        inside = [layer for layer in wrong if 0 <= layer < len(blocks)]
+        why = f" ({_why_not(blocks[inside[0]], name)})" if inside else ""
+    return f"Layers {wrong} of {kind} have no {name}{why}; layers {', '.join(map(str, there))} have it."
+
+
+def _at_path(model: nn.Module, name: str, layers: tuple[int, ...]) -> list[HookPoint]:
+    path, _, end = name.rpartition(".")
+    side: Side = "input" if end == "input" else "output"
+    paths = [path.format(layer=layer) for layer in layers]
+    modules = [model.get_submodule(one) for one in paths]
+    widths = [_width_of(Part(one, module), side) for one, module in zip(paths, modules, strict=True)]
+    if None in widths:
+        widths = list(_measured_widths(model, name, modules, side))
+    return [
+        HookPoint(name, layer, module, side, width or 0, one)
+        for layer, module, width, one in zip(layers, modules, widths, paths, strict=True)
+    ]
+
+
+def _point(model: nn.Module, stack: str, block: Block, name: str, layer: int) -> HookPoint:
+    part = cast(Part, _part(block, name))  # `layers_of` names layers that have it
+    side = _PARTS[name][1]
+    width = _width_of(part, side)
+    if width is None or not part.path:
+        width = hidden_size(model)
+    path = f"{stack}.{layer}.{part.path}".rstrip(".")
+    scale = block.scale if name in ("hook_mlp_out", "hook_attn_out") else 1.0
+    return HookPoint(name, layer, part.module, side, width, path, part.columns, scale)
+
+
+def _width_of(part: Part, side: Side) -> int | None:
+    """Size of the last axis by the module's weights; None where they do not tell."""
+    if part.columns is not None:
+        return int(part.columns.stop - part.columns.start)
+    found = sides(part.module)
+    if found is not None:
+        return found[0] if side == "input" else found[1]
+    weight = getattr(part.module, "weight", None)
+    if "Norm" in type(part.module).__name__ and isinstance(weight, torch.Tensor) and weight.ndim == 1:
         return int(weight.shape[0])
-    return int(getattr(getattr(model, "config", None), "hidden_size", 0))
+    return None
 
 
-def _inventory(model: nn.Module) -> str:
-    """Paths in the first block of the longest list of modules, with the layer's number left open."""
-    lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        return ", ".join(name for name, _ in model.named_children()) or "no modules"
-    path, blocks = max(lists, key=lambda entry: len(entry[1]))
-    inside = [f"{path}.{{layer}}.{name}" for name, module in blocks[0].named_modules() if not list(module.children())]
-    return ", ".join(name for name in inside if not name.endswith("."))
+@torch.no_grad()
+def _measured_widths(model: nn.Module, name: str, modules: list[nn.Module], side: Side) -> list[int]:
+    """Size of the last axis of some modules' tensors, by a pass over one token."""
+    widths: dict[int, int] = {}
+
+    def note(index: int, tensor: torch.Tensor) -> None:
+        widths[index] = int(tensor.shape[-1])
+
+    handles = []
+    for index, module in enumerate(modules):
+        if side == "output":
+            handles.append(module.register_forward_hook(lambda m, args, out, i=index: note(i, select_tensor(out))))
+        else:
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda m, args, kwargs, i=index: note(i, select_input(args, kwargs)),
+                    with_kwargs=True,
+                )
+            )
+    try:
+        model(input_ids=torch.ones(1, 1, dtype=torch.long, device=next(model.parameters()).device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(widths) < len(modules):
+        raise InputError(
+            f"{len(modules) - len(widths)} of {len(modules)} modules {name} of {type(model).__name__} were not run in a "
+            "forward pass.",
+            remedy="Edit extraction.hook.",
+        )
+    return [widths[index] for index in range(len(modules))]

@@ -18,8 +18,9 @@ from torch import nn
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
-from sparse_probing.models import hooks
+from sparse_probing.models import limits
 from sparse_probing.models.gguf import convert_gguf, no_progress_bars
+from sparse_probing.models.hooks import count_neurons
 from sparse_probing.models.precision import fastest_dtype, stored_dtype
 from sparse_probing.models.sources import (
     TOKENIZER_FILES,
@@ -29,7 +30,7 @@ from sparse_probing.models.sources import (
 from sparse_probing.models.sources import preflight as preflight
 
 _CACHE_FOLDER = "resolved"
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _CHUNK_BYTES = 1 << 22
 
 # The value kept under a name, decided by the second argument if there is none yet.
@@ -51,7 +52,9 @@ class ResolvedModel:
     architecture:
         The configuration's model type, such as ``gpt_neox``.
     n_layers, n_neurons:
-        Blocks, and MLP neurons in each; 0 where the architecture has no table of hooks.
+        Blocks, and MLP neurons in the widest; 0 where the modules do not tell.
+    n_positions, n_embeddings:
+        Longest sequence and number of token ids that the model has embeddings for; None where nothing limits them.
     weights_digest, tokenizer_digest:
         SHA-256 (hex) over names and contents of the files.
     dtype:
@@ -71,6 +74,8 @@ class ResolvedModel:
     tokenizer_digest: str
     dtype: str
     attention: str
+    n_positions: int | None = None
+    n_embeddings: int | None = None
 
 
 def resolve_model(
@@ -91,11 +96,16 @@ def resolve_model(
     Raises
     ------
     InputError
-        If the model cannot be had (see `preflight`) or its configuration is unknown to transformers.
+        If the model cannot be had (see `preflight`), its configuration is unknown to transformers, it is no model of
+        text alone, or it lacks the kind of attention that the spec asks for.
     """
     source = find_source(spec)
     folder = convert_gguf(source.path, models_dir) if source.is_gguf else source.path
     facts = _described(folder, models_dir)
+    if spec.attention == "sdpa" and not facts["has_sdpa"]:
+        raise InputError(
+            f"Architecture {facts['architecture']!r} has no attention 'sdpa'.", remedy='Set models.attention = "eager".'
+        )
     dtype: str = spec.dtype
     if dtype == "auto" and facts["stored_dtype"] == "float32":
         dtype = "float32"
@@ -117,6 +127,8 @@ def resolve_model(
         tokenizer_digest=facts["tokenizer_digest"],
         dtype=dtype,
         attention=spec.attention,
+        n_positions=facts["n_positions"],
+        n_embeddings=facts["n_embeddings"],
     )
 
 
@@ -175,6 +187,27 @@ def load_model(resolved: ResolvedModel, *, device: str = "cpu") -> nn.Module:
     return loaded
 
 
+def without_weights(folder: Path) -> Any:
+    """The base model that a folder's configuration describes, on torch's meta device: modules and shapes alone.
+
+    Raises
+    ------
+    InputError
+        If the configuration is unknown to transformers.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModel.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(
+            f"The configuration in {folder} is unknown to transformers: {error}.",
+            remedy="Use an architecture that transformers holds itself: code from a model's folder is never run.",
+        ) from error
+
+
 def choose_device(device: str = "auto") -> str:
     """``auto`` to the fastest device there is; any other name is checked and returned.
 
@@ -223,29 +256,24 @@ class _Shape:
     architecture: str
     n_layers: int
     n_neurons: int
+    n_positions: int | None
+    n_embeddings: int | None
+    has_sdpa: bool
 
 
 def _shape(folder: Path) -> _Shape:
-    """Layers and neurons, counted in the modules of the model without weights."""
-    from transformers import AutoConfig, AutoModel
-
-    try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModel.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"The configuration in {folder} is unknown to transformers: {error}.",
-            remedy="Use an architecture that transformers holds itself: code from a model's folder is never run.",
-        ) from error
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"The model in {folder} is an encoder-decoder; expected a decoder or an encoder.",
-            remedy="Use another model.",
-        )
-    if str(config.model_type) not in hooks.LAYOUTS:
-        return _Shape(str(config.model_type), 0, 0)
-    return _Shape(str(config.model_type), hooks.count_layers(model), hooks.count_neurons(model))
+    """What the modules of the model tell without weights."""
+    model = without_weights(folder)
+    limits.check_reads_text(model)
+    n_layers, n_neurons = count_neurons(model)
+    return _Shape(
+        architecture=str(model.config.model_type),
+        n_layers=n_layers,
+        n_neurons=n_neurons,
+        n_positions=limits.max_positions(model),
+        n_embeddings=limits.n_embeddings(model),
+        has_sdpa=getattr(model, "_supports_sdpa", True) is not False,
+    )
 
 
 def _digest_files(paths: list[Path]) -> str:

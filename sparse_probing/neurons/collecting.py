@@ -30,9 +30,10 @@ from sparse_probing.activations.plan import (
     read_corpus,
 )
 from sparse_probing.activations.quantisation import LEVELS, Ranges, ranges_from_extremes, to_float16
+from sparse_probing.activations.self_check import check_model
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.models.hooks import canonical_hook, find_points, is_causal
+from sparse_probing.models.hooks import canonical_hook, find_points
 from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
 from sparse_probing.neurons.contexts import ContextCollector, TopContexts, context_table
 from sparse_probing.neurons.level_counts import LevelCollector, LevelTables
@@ -287,7 +288,6 @@ class _Pass:
         self.device = next(self._model.parameters()).device
         settings = getattr(self._model, "config", None)
         self.bos_token_id = getattr(settings, "bos_token_id", None)
-        self._pad_token_id = getattr(settings, "pad_token_id", None) or 0
         self.corpus = _read(dataset, self.spec, self.bos_token_id)
         if resolved is not None:
             self.digest = activations_digest(self.spec, resolved, self.corpus.digest)
@@ -299,6 +299,7 @@ class _Pass:
         self._points = find_points(self._model, self._hook, self.spec.layers)
         self.layers = tuple(point.layer for point in self._points)
         self.shape = (len(self.layers), self._points[0].width)
+        self._rule = check_model(self._model, {self._hook: self._points}, longest=int(self.corpus.lengths.max()))
         self.shards = plan_shards(
             self.corpus, shard_tokens=self.spec.shard_tokens, row_bytes=plan_row_bytes(self._model, resolved)
         )
@@ -312,15 +313,18 @@ class _Pass:
                     for rows, values in self._kept.pop(shard.index):
                         yield rows, values.to(self.device)
                     continue
-                for members in plan_batches(self.corpus.lengths[shard.sequences], self.spec.batch_tokens):
+                for members in plan_batches(
+                    self.corpus.lengths[shard.sequences],
+                    self.spec.batch_tokens,
+                    equal_lengths=self._rule.equal_lengths,
+                ):
                     chosen = shard.sequences[members]
                     batch = collate(
                         [self.corpus.sequence(int(index)) for index in chosen],
                         chosen,
                         self.corpus.selection,
                         device=self.device,
-                        needs_mask=not is_causal(self._model),
-                        pad_token_id=self._pad_token_id,
+                        rule=self._rule,
                     )
                     yield batch.rows, self._run(capture, batch)
 

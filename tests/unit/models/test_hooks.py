@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparse_probing.errors import InputError
-from sparse_probing.models.hooks import HOOK_NAMES, canonical_hook, count_layers, count_neurons, find_points
+from sparse_probing.models.hooks import HOOK_NAMES, canonical_hook, count_neurons, find_points, layers_of
 from tests.tiny import CONFIGS, tiny_model
 
 WIDTHS = {"mlp.hook_post": 48, "mlp.hook_pre": 48}
@@ -16,8 +16,8 @@ WIDTHS = {"mlp.hook_post": 48, "mlp.hook_pre": 48}
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_every_hook_of_every_architecture_has_its_width(architecture: str) -> None:
     model = tiny_model(architecture)
-    assert count_layers(model) == 3
-    assert count_neurons(model) == 48
+    assert layers_of(model, "post") == (0, 1, 2)
+    assert count_neurons(model) == (3, 48)
     seen: dict[int, int] = {}
 
     def note(index: int, value: torch.Tensor) -> None:
