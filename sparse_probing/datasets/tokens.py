@@ -165,9 +165,16 @@ def encode(
         )
     if not texts:
         return []
+    asked = list(texts) if keep_end else [text[: room * MAX_CHARS_PER_TOKEN] for text in texts]
+    ids, offsets = _ids_and_offsets(tokenizer, asked)
+    kept = slice(-room, None) if keep_end else slice(room)
+    return [_frame(one[kept], spans[kept], special) for one, spans in zip(ids, offsets, strict=True)]
+
+
+def _ids_and_offsets(tokenizer: Tokenizer, texts: list[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
     try:
         encoded = tokenizer(
-            list(texts) if keep_end else [text[: room * MAX_CHARS_PER_TOKEN] for text in texts],
+            texts,
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
@@ -175,16 +182,12 @@ def encode(
             padding=False,
             verbose=False,
         )
-    except NotImplementedError as error:
+        return encoded["input_ids"], encoded["offset_mapping"]
+    except (NotImplementedError, KeyError) as error:
         raise InputError(
             f"Tokenizer {type(tokenizer).__name__} gives no character offsets.",
-            remedy="Use the model's fast tokenizer.",
+            remedy="Save the model's fast tokenizer beside it (tokenizer.json), or use a model that has one.",
         ) from error
-    kept = slice(-room, None) if keep_end else slice(room)
-    return [
-        _frame(ids[kept], offsets[kept], special)
-        for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
 
 
 def _frame(ids: list[int], offsets: list[tuple[int, int]], special: SpecialTokens) -> TokenSequence | None:

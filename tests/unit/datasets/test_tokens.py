@@ -258,3 +258,9 @@ def test_batches_do_not_change_tokens(tokenizer: Any, corpus: dict[str, list[str
     for text, sequence in zip(texts, together, strict=True):
         (alone,) = encode(tokenizer, [text], context_length=20)
         np.testing.assert_array_equal(alone.tokens, sequence.tokens)
+
+
+def test_a_tokenizer_without_offsets_is_refused() -> None:
+    """ByT5's gave a KeyError: asked for offsets, it leaves them out and raises nothing."""
+    with pytest.raises(InputError, match="ByT5Tokenizer gives no character offsets"):
+        encode(transformers.ByT5Tokenizer(), ["a"], context_length=8)
