@@ -88,7 +88,7 @@ def open_working(path: Path) -> duckdb.DuckDBPyConnection:
 
 def _remedy(snapshot: Path, error: duckdb.Error) -> str:
     message, log = str(error), log_path(snapshot)
-    if "lock" in message.lower():
+    if "set lock" in message:
         return (
             f"Close it in {_holder(error)}, or wait for that to end; reading needs duckdb -readonly or read_only=True."
         )
