@@ -23,7 +23,7 @@ from sparse_probing.mistakes import closest, explain, listed, nearest
 from sparse_probing.settings import user_path
 
 # Raised when the same spec would give other bytes than before.
-DATASET_VERSION = 1
+DATASET_VERSION = 2
 EXTRACTION_VERSION = 3
 PROBING_VERSION = 2
 

@@ -7,10 +7,14 @@ from prefect import task
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec
 from sparse_probing.errors import CheckFailure
 from sparse_probing.store.datasets import dataset_frames
+from sparse_probing.store.manifests import read_manifest
 from tasks.models import resolved_model
 from tasks.policies import POLICY
 from tasks.progress import reporter, say, step
 from tasks.references import data_root, located, relative
+
+# Above this share of unknown tokens, what a model makes of the text is not what the text says.
+MAX_UNKNOWN_FRACTION = 0.5
 
 
 @task(name="resolve-model", task_run_name="resolve {model.id}", **POLICY)
@@ -48,6 +52,12 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
         tokenizer_digest=resolved.tokenizer_digest,
         progress=reporter(f"Build {collection.collection}", "documents"),
     )
+    unknown = read_manifest(folder).facts["unknown_token_fraction"]
+    if unknown > MAX_UNKNOWN_FRACTION:
+        say(
+            f"Warning: {100 * unknown:.0f} % of the tokens of {collection.collection} are unknown to the tokenizer of "
+            f"{model.short_name}: check that it is that model's own, and that the text is of its language."
+        )
     return relative(folder)
 
 

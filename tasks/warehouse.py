@@ -12,7 +12,7 @@ from sparse_probing.errors import CheckFailure
 from sparse_probing.settings import load_settings
 from sparse_probing.store.datasets import dataset_frames
 from tasks.policies import POLICY
-from tasks.progress import step
+from tasks.progress import say, step
 from tasks.references import data_root, located
 
 WORKING_NAME = "working.duckdb"
@@ -66,12 +66,21 @@ def check_results(run_ids: list[str], datasets: list[str]) -> list[str]:
 @task(name="publish-snapshot", **POLICY)
 def publish_snapshot() -> str:
     """Replace the published database; returns its path."""
-    from sparse_probing.warehouse import loading
-
     snapshot = load_settings().snapshot_path
     with step("Publish"), _one_writer:
-        loading.publish(_working(), snapshot)
+        _publish(snapshot)
     return str(snapshot)
+
+
+def _publish(snapshot: Path) -> None:
+    from sparse_probing.warehouse import loading
+
+    removed = loading.publish(_working(), snapshot)
+    if removed is not None:
+        say(
+            f"Warning: someone wrote to {snapshot}; what they wrote is gone, with the log {removed.name} that they left. "
+            "Open it read-only; keep tables of your own in another file and attach this one."
+        )
 
 
 @task(name="write-report", **POLICY)
@@ -118,4 +127,4 @@ def check_again(run_ids: list[str]) -> None:
     with _one_writer:
         loading.load_results(_working(), data_root())
         checks.run_checks(_working(), run_ids)
-        loading.publish(_working(), load_settings().snapshot_path)
+        _publish(load_settings().snapshot_path)

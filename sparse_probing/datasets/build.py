@@ -208,5 +208,13 @@ def _facts(plan: Plan[Any], dataset: Dataset, sequences: pa.Table, labels: pa.Ta
             "prefix": list(dataset.special.prefix),
             "suffix": list(dataset.special.suffix),
         },
+        "unknown_token_fraction": _unknown_fraction(dataset),
         "sequences_by_class": dict(sorted(by_class.items())),
     }
+
+
+def _unknown_fraction(dataset: Dataset) -> float:
+    """The share of the text's tokens that stand for what the vocabulary lacks."""
+    unknown = dataset.special.unknown
+    texts = [item.tokens.tokens[item.tokens.text_start : item.tokens.text_end] for item in dataset.sequences]
+    return 0.0 if unknown is None else float(np.mean(np.concatenate(texts) == unknown))

@@ -17,6 +17,8 @@ from sparse_probing.errors import InputError
 REPLACEMENT = "\ufffd"
 # No token covers more characters of real text than this on average over a sequence; longer text is cut before encoding.
 MAX_CHARS_PER_TOKEN = 24
+# Texts by which to see what a tokenizer frames a text with. One of the letters is in nearly every vocabulary.
+_FRAMED_TEXTS = ("a", "A", "0", "The 7 days.", "")
 
 
 class Tokenizer(Protocol):
@@ -42,13 +44,16 @@ class SpecialTokens:
     Attributes
     ----------
     name:
-        ``bos``, ``cls_sep`` or ``none``.
+        The rule that applied. ``template``: what the tokenizer itself puts around a text. ``bos``: it puts nothing there,
+        but names a BOS token, which is put first. ``none``: neither.
     prefix, suffix:
         Ids before and after the text.
     ids:
         All special ids; none of them is ever probed.
     forbidden:
         Special ids that text must not hold in the middle: a sequence that does is left out.
+    unknown:
+        The id that stands for whatever the vocabulary lacks, if there is one.
     """
 
     name: str
@@ -56,6 +61,7 @@ class SpecialTokens:
     suffix: tuple[int, ...]
     ids: frozenset[int]
     forbidden: frozenset[int]
+    unknown: int | None
 
 
 @dataclass(frozen=True)
@@ -82,18 +88,49 @@ class TokenSequence:
 
 
 def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
-    """The frame that a tokenizer asks for: its BOS token; for encoders CLS and SEP; else nothing.
+    """The frame that a tokenizer puts around a text by itself; if it puts none there, its BOS token where it names one.
 
-    An id of 0 is as good as any other.
+    Decoders such as GPT-2 and Pythia leave it to their user to begin with the BOS token that they were trained with. An
+    id of 0 is as good as any other.
+
+    Raises
+    ------
+    InputError
+        If the tokenizer does not frame all texts alike.
     """
-    ids = frozenset(int(token) for token in tokenizer.all_special_ids)
     bos, cls, sep, unknown = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "cls", "sep", "unk"))
-    forbidden = ids if unknown is None or unknown in (bos, cls, sep) else ids - {unknown}
-    if bos is not None:
-        return SpecialTokens("bos", (int(bos),), (), ids, forbidden)
-    if cls is not None and sep is not None:
-        return SpecialTokens("cls_sep", (int(cls),), (int(sep),), ids, forbidden)
-    return SpecialTokens("none", (), (), ids, forbidden)
+    prefix, suffix = _template(tokenizer)
+    name = "template" if prefix or suffix else "none"
+    if name == "none" and bos is not None:
+        name, prefix = "bos", (int(bos),)
+    ids = frozenset({*map(int, tokenizer.all_special_ids), *prefix, *suffix})
+    forbidden = ids if unknown in (None, bos, cls, sep, *prefix, *suffix) else ids - {unknown}
+    return SpecialTokens(name, prefix, suffix, ids, forbidden, unknown)
+
+
+def _template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that a tokenizer puts before and after every text of its own accord."""
+    texts = list(_FRAMED_TEXTS)
+    whole = tokenizer(texts, add_special_tokens=True)["input_ids"]
+    inner = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    frames = set.intersection(*(_frames(ids, text) for ids, text in zip(whole, inner, strict=True)))
+    if not frames or (len(frames) > 1 and not any(inner)):
+        raise InputError(
+            f"Tokenizer {type(tokenizer).__name__} puts other special tokens around one text than around another, or has no "
+            f"token for any of {', '.join(map(repr, texts[:-1]))}; expected the same around each.",
+            remedy="Use another tokenizer, or save it with a post-processor that puts the same tokens around every text.",
+        )
+    # Several only if the text's own tokens are those of the frame: what was added is then at the beginning.
+    return max(frames, key=lambda frame: len(frame[0]))
+
+
+def _frames(whole: list[int], inner: list[int]) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Every way to see `whole` as something, then `inner`, then something."""
+    return {
+        (tuple(whole[:start]), tuple(whole[start + len(inner) :]))
+        for start in range(len(whole) - len(inner) + 1)
+        if whole[start : start + len(inner)] == inner
+    }
 
 
 def encode(
@@ -106,7 +143,8 @@ def encode(
 ) -> list[TokenSequence | None]:
     """Tokenise texts, at most `context_length` tokens each, special tokens included.
 
-    Of a longer text the first tokens are kept or, with `keep_end`, the last.
+    Of a longer text the first tokens are kept or, with `keep_end`, the last. What the tokenizer was saved with (side and
+    length of truncation, padding) has no say in it.
 
     Returns
     -------
@@ -127,23 +165,29 @@ def encode(
         )
     if not texts:
         return []
+    asked = list(texts) if keep_end else [text[: room * MAX_CHARS_PER_TOKEN] for text in texts]
+    ids, offsets = _ids_and_offsets(tokenizer, asked)
+    kept = slice(-room, None) if keep_end else slice(room)
+    return [_frame(one[kept], spans[kept], special) for one, spans in zip(ids, offsets, strict=True)]
+
+
+def _ids_and_offsets(tokenizer: Tokenizer, texts: list[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
     try:
         encoded = tokenizer(
-            list(texts) if keep_end else [text[: room * MAX_CHARS_PER_TOKEN] for text in texts],
+            texts,
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
-            **({} if keep_end else {"truncation": True, "max_length": room}),
+            truncation=False,
+            padding=False,
+            verbose=False,
         )
-    except NotImplementedError as error:
+        return encoded["input_ids"], encoded["offset_mapping"]
+    except (NotImplementedError, KeyError) as error:
         raise InputError(
             f"Tokenizer {type(tokenizer).__name__} gives no character offsets.",
-            remedy="Use the model's fast tokenizer.",
+            remedy="Save the model's fast tokenizer beside it (tokenizer.json), or use a model that has one.",
         ) from error
-    return [
-        _frame(ids[-room:], offsets[-room:], special)
-        for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
 
 
 def _frame(ids: list[int], offsets: list[tuple[int, int]], special: SpecialTokens) -> TokenSequence | None:

@@ -25,6 +25,7 @@ from sparse_probing.models.precision import fastest_dtype, stored_dtype
 from sparse_probing.models.sources import (
     TOKENIZER_FILES,
     WEIGHTS_PATTERN,
+    check_tokenizer,
     find_source,
 )
 from sparse_probing.models.sources import preflight as preflight
@@ -138,10 +139,11 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     Raises
     ------
     InputError
-        If the folder holds no tokenizer that transformers can load.
+        If the folder holds no tokenizer, or none that transformers can load.
     """
     from transformers import AutoTokenizer
 
+    check_tokenizer(resolved.folder)
     try:
         return AutoTokenizer.from_pretrained(str(resolved.folder), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
@@ -226,7 +228,7 @@ def choose_device(device: str = "auto") -> str:
 def _described(folder: Path, models_dir: Path) -> dict[str, Any]:
     """Digests and shape of a model's folder, from the cache if no file changed since."""
     weights = sorted(folder.glob(WEIGHTS_PATTERN))
-    tokenizer = sorted(path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+    tokenizer = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
     state = [
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)
         for path in [folder / "config.json", *weights, *tokenizer]

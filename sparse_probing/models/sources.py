@@ -5,6 +5,7 @@ Finds and downloads files; opens none of them and never imports a package to loo
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.metadata
 import importlib.util
 import os
@@ -22,15 +23,34 @@ from sparse_probing.settings import user_path
 PACKAGE_PREFIX = "package:"
 HUB_TIMEOUT_SECONDS = 10.0
 WEIGHTS_PATTERN = "*.safetensors"
-TOKENIZER_FILES = (
+# Each of these can hold a whole vocabulary; the others only add to one.
+VOCABULARY_FILES = (
     "tokenizer.json",
+    "tokenizer.*.json",
+    "tokenizer.model*",
+    "tiktoken.model",
+    "*.tiktoken",
+    "tekken.json",
+    "vocab.json",
+    "vocab-src.json",
+    "vocab.txt",
+    "dict.txt",
+    "spiece.model",
+    "spm.model",
+    "spm_char.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "byte_maps.json",
+)
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
     "tokenizer_config.json",
-    "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
     "merges.txt",
+    "bpe.codes",
+    "normalizer.json",
 )
 _STEP = re.compile(r"^(?:step|checkpoint|iter|global_step)[-_]?(\d+)$")
 # Revisions that stand for the model as it lies there.
@@ -86,6 +106,8 @@ def check_source(spec: ModelSpec) -> None:
         folders = [folder for folder in weights if f"{folder}/config.json".lstrip("/") in names]
         if len(folders) > 1 and "" not in folders:
             raise _several(f"hub repository {spec.id}", folders, _REMEDY_HUB)
+        if folders:
+            _check_tokenizer_on_hub(spec, names, "" if "" in folders else folders[0])
         return
     source = find_local(spec)
     if source.is_gguf:
@@ -95,6 +117,29 @@ def check_source(spec: ModelSpec) -> None:
                 f"Model {spec.id!r} is a GGUF file, and {' and '.join(missing)} cannot be imported.",
                 remedy="Install them: pip install 'sparse-probing[gguf]'.",
             )
+    else:
+        check_tokenizer(source.path)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise `InputError` unless a model's folder holds some vocabulary: transformers would make an empty one up."""
+    if not any(any(folder.glob(pattern)) for pattern in VOCABULARY_FILES):
+        raise InputError(
+            f"The folder {folder} holds no tokenizer (no tokenizer.json, vocab.json, vocab.txt, tokenizer.model, …).",
+            remedy="Save there the one that the model was trained with: "
+            f"AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r}).",
+        )
+
+
+def _check_tokenizer_on_hub(spec: ModelSpec, names: Iterable[str], folder: str) -> None:
+    """As `check_tokenizer`, by the names of a repository's files."""
+    beside = [name.rpartition("/")[2] for name in names if name.rpartition("/")[0] == folder]
+    if not any(fnmatch.filter(beside, pattern) for pattern in VOCABULARY_FILES):
+        raise InputError(
+            f"The hub repository {spec.id} holds no tokenizer (no tokenizer.json, vocab.json, vocab.txt, tokenizer.model, …).",
+            remedy="Download it, save the tokenizer that it was trained with beside it (save_pretrained), and name the "
+            "folder in models.id.",
+        )
 
 
 def preflight(spec: ModelSpec, *, models_dir: Path) -> None:
@@ -103,8 +148,8 @@ def preflight(spec: ModelSpec, *, models_dir: Path) -> None:
     Raises
     ------
     InputError
-        If the package, folder, repository or revision is unknown, only pickled weights are there, or what reads
-        GGUF files is not installed; the remedy is in the message.
+        If the package, folder, repository or revision is unknown, only pickled weights or no tokenizer are there, or
+        what reads GGUF files is not installed; the remedy is in the message.
     """
     check_source(spec)
     existing = models_dir
@@ -322,7 +367,8 @@ def _download(spec: ModelSpec) -> Source:
             huggingface_hub.snapshot_download(
                 spec.id,
                 revision=spec.revision,
-                allow_patterns=[WEIGHTS_PATTERN, "*.json", "*.jinja", *TOKENIZER_FILES],
+                # Patterns are matched against whole paths: the model may lie in a folder.
+                allow_patterns=[WEIGHTS_PATTERN, "*.json", "*.jinja", *(f"*{name}" for name in TOKENIZER_FILES)],
                 local_files_only=offline,
             )
         )

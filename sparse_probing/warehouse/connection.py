@@ -5,6 +5,7 @@ No SQL of results lives here: that is in `sql/` and in `reads`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import duckdb
@@ -20,7 +21,8 @@ def connect(path: str | Path | None = None) -> duckdb.DuckDBPyConnection:
     """Open the published snapshot read-only.
 
     A connection keeps the snapshot it opened: after a new one is published, close it and connect again. (Within one
-    process, connections to the same path share a database until all of them are closed.)
+    process, connections to the same path share a database and its settings until all of them are closed; also those
+    that somebody else opened with ``duckdb.connect(path, read_only=True)``.)
 
     Parameters
     ----------
@@ -30,7 +32,8 @@ def connect(path: str | Path | None = None) -> duckdb.DuckDBPyConnection:
     Raises
     ------
     InputError
-        If there is no snapshot at the path, or the file is no DuckDB database.
+        If there is no snapshot at the path, the file is no DuckDB database, someone has it open for writing, or a
+        write-ahead log that someone left beside it does not fit it.
     """
     snapshot = Path(path) if path is not None else load_settings().snapshot_path
     if not snapshot.is_file():
@@ -39,14 +42,24 @@ def connect(path: str | Path | None = None) -> duckdb.DuckDBPyConnection:
             remedy="Run `sparse-probing demo` first, or point SPARSE_PROBING_DATA at a folder with results.",
         )
     try:
-        connection = duckdb.connect(str(snapshot), read_only=True, config=_CONFIG)
-    except duckdb.Error as error:
+        # DuckDB shares a file within a process among connections of one configuration only, and most have none.
+        connection = duckdb.connect(str(snapshot), read_only=True)
+        for option, value in _CONFIG.items():
+            connection.execute(f"set {option} = {value}")
+    except (duckdb.ConnectionException, duckdb.ResourceInUseException) as error:
         raise InputError(
-            f"Cannot open {snapshot}: {one_line(error)}.",
-            remedy="Name a published snapshot, or load the results again to publish a new one.",
+            f"Cannot open {snapshot}: this process has it open for writing, or with settings of its own.",
+            remedy="Close that connection, or open it with duckdb.connect(path, read_only=True) and no config.",
         ) from error
+    except duckdb.Error as error:
+        raise InputError(f"Cannot open {snapshot}: {one_line(error)}.", remedy=_remedy(snapshot, error)) from error
     connection.execute("set timezone = 'UTC'")
     return connection
+
+
+def log_path(database: Path) -> Path:
+    """Where DuckDB keeps a database's write-ahead log; it replays what it finds there at the next opening."""
+    return database.with_name(f"{database.name}.wal")
 
 
 def open_working(path: Path) -> duckdb.DuckDBPyConnection:
@@ -66,10 +79,34 @@ def open_working(path: Path) -> duckdb.DuckDBPyConnection:
         if "lock" not in str(error).lower():
             raise
         raise ArtifactError(
-            f"{path} is in use: {one_line(error)}.", remedy="Only one process may load at a time; wait for it to end."
+            f"{path} is in use: {one_line(error)}.",
+            remedy=f"Only one process may load at a time; wait for {_holder(error)} to end.",
         ) from error
     connection.execute("set timezone = 'UTC'")
     return connection
+
+
+def _remedy(snapshot: Path, error: duckdb.Error) -> str:
+    message, log = str(error), log_path(snapshot)
+    if "set lock" in message:
+        return (
+            f"Close it in {_holder(error)}, or wait for that to end; reading needs duckdb -readonly or read_only=True."
+        )
+    if "wal" in message.lower() and log.exists():
+        return f"Close whoever still writes to it, then delete {log}: it was left by a writer to another file of that name."
+    return "Name a published snapshot, or load the results again to publish a new one."
+
+
+def _holder(error: duckdb.Error) -> str:
+    """The process that holds a lock, by the id that DuckDB's message states and, on Linux, its command."""
+    match = re.search(r"\(PID (\d+)\)", str(error))
+    if match is None:
+        return "the process that has it open"
+    try:
+        command = Path(f"/proc/{match[1]}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return f"process {match[1]}"
+    return f"process {match[1]} ({command})"
 
 
 def one_line(error: BaseException) -> str:

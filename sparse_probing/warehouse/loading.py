@@ -27,7 +27,7 @@ from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import MANIFEST_NAME, Manifest, read_manifest
 from sparse_probing.store.parquet import read_table
 from sparse_probing.warehouse import catalog
-from sparse_probing.warehouse.connection import one_line, open_working
+from sparse_probing.warehouse.connection import log_path, one_line, open_working
 
 RESULTS_FOLDER = "results"
 _TEMPORARY_PREFIX = ".tmp-publish-"
@@ -128,10 +128,16 @@ def _load(working: Path, root: Location) -> LoadReport:
     return LoadReport(tuple(loaded), n_fragments, n_unchanged, n_rows, moved)
 
 
-def publish(working: Path, snapshot: Path) -> None:
+def publish(working: Path, snapshot: Path) -> Path | None:
     """Replace the snapshot by a copy of the working database, atomically.
 
-    Whoever reads the old snapshot keeps it until closing it; whoever connects afterwards sees the new one.
+    Whoever reads the old snapshot keeps it until closing it; whoever connects afterwards sees the new one. What someone
+    wrote to the old one is lost with it. A write-ahead log of such a writer would keep the new one from being opened, and
+    is worth nothing without the old one: it is removed.
+
+    Returns
+    -------
+    The log that was removed; None where there was none, as there should be.
 
     Raises
     ------
@@ -155,7 +161,12 @@ def publish(working: Path, snapshot: Path) -> None:
             connection.close()
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
+        # In this order: the old snapshot opens without its log; the new one would not open with it.
+        log = log_path(snapshot)
+        removed = log if log.exists() else None
+        log.unlink(missing_ok=True)
         os.replace(temporary, snapshot)
+        return removed
     except (OSError, duckdb.Error) as error:
         raise ArtifactError(
             f"Cannot publish {working} as {snapshot}: {one_line(error)}.",

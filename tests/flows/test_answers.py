@@ -88,6 +88,7 @@ def model(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text('{"num_hidden_layers": 2, "intermediate_size": 32}', encoding="utf-8")
     (folder / "model.safetensors").write_bytes(b"")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     return folder
 
 

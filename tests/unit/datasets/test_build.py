@@ -109,8 +109,25 @@ def test_pooled_languages(tmp_path: Path, write_corpus: Write, tokenizer: Any) -
     assert facts["pooling"] == "mean"
     assert facts["features"][0] == {"name": "spanish", "task": "classification", "level": "sequence"}
     assert facts["special_tokens"] == {"rule": "bos", "prefix": [0], "suffix": []}
+    assert facts["unknown_token_fraction"] == 0.0
     assert inputs["tokenizer_digest"] == "t"
     assert any(name.startswith("files:") for name in inputs)
+
+
+def test_the_share_of_unknown_tokens_is_recorded(tmp_path: Path, write_corpus: Write) -> None:
+    """A tokenizer that knew hardly a word of the text gave a dataset of [UNK] tokens, and nothing said so."""
+    from transformers import BertTokenizer
+
+    tokenizer = BertTokenizer(vocab={word: n for n, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", ",", "."))})
+    folder = build_dataset(
+        language_spec(write_corpus()), root=Location.open(tmp_path / "d"), tokenizer=tokenizer, tokenizer_digest="t"
+    )
+    sequences, _ = check_invariants(folder)
+    facts = read_manifest(folder).facts
+    assert facts["special_tokens"] == {"rule": "template", "prefix": [2], "suffix": [3]}
+    text = [token for tokens in sequences.tokens for token in tokens[1:-1]]
+    assert 0.5 < facts["unknown_token_fraction"] < 1.0
+    assert facts["unknown_token_fraction"] == sum(token == 1 for token in text) / len(text)
 
 
 def test_positions_instead_of_pooling(tmp_path: Path, write_corpus: Write, tokenizer: Any) -> None:

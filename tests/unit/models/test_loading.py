@@ -61,6 +61,7 @@ def test_digest_follows_the_weights(tmp_path: Path) -> None:
 def test_subfolders_of_a_local_folder_are_its_revisions(tmp_path: Path) -> None:
     for seed, step in enumerate(("step0", "step512")):
         tiny_model("gpt_neox", seed).save_pretrained(tmp_path / "run" / step)
+        (tmp_path / "run" / step / "tokenizer.json").write_text("{}", encoding="utf-8")
     spec = ModelSpec(id=str(tmp_path / "run"), revision="step512")
     preflight(spec, models_dir=tmp_path / "models")
     resolved = resolve_model(spec, models_dir=tmp_path / "models")
@@ -143,7 +144,7 @@ def test_a_hub_repository_of_several_models_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: info)
     with pytest.raises(InputError, match="holds 2 models: big, small"):
         preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
-    info.siblings += [RepoSibling(rfilename=name) for name in ("config.json", "model.safetensors")]
+    info.siblings += [RepoSibling(rfilename=name) for name in ("config.json", "model.safetensors", "tokenizer.json")]
     preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
 
 
@@ -205,6 +206,73 @@ def test_hub_repository_without_safetensors_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: info)
     with pytest.raises(InputError, match="pickled weights only"):
         preflight(ModelSpec(id="somebody/some-model"), models_dir=tmp_path)
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    """BERT's weights alone ran through: transformers made up a tokenizer to which every word was [UNK]."""
+    folder = tmp_path / "run" / "checkpoint-500"
+    look_like_a_model(folder)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
+    spec = ModelSpec(id=str(tmp_path / "run"), revision="checkpoint-500")
+    with pytest.raises(InputError, match=f"folder {folder} holds no tokenizer") as caught:
+        preflight(spec, models_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert f"save_pretrained({str(folder)!r})" in caught.value.remedy
+    # The files are found without it, and what else a folder is used for goes on.
+    assert find_local(spec).path == folder
+
+
+def test_loading_makes_no_tokenizer_up(tmp_path: Path) -> None:
+    resolved = save_tiny(tmp_path / "model", "bert")
+    with pytest.raises(InputError, match="holds no tokenizer"):
+        load_tokenizer(resolved)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "vocab.json",
+        "vocab.txt",
+        "tokenizer.model",
+        "tokenizer.model.v3",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "spm.model",
+        "qwen.tiktoken",
+        "tekken.json",
+    ],
+)
+def test_any_file_that_can_hold_a_vocabulary_will_do_and_is_digested(tmp_path: Path, name: str) -> None:
+    """The digest of a tokenizer left out SentencePiece's models: another vocabulary counted as the same."""
+    first = save_tiny(tmp_path / "model", "bert")
+    digests = {first.tokenizer_digest}
+    for content in (b"one", b"two!"):
+        (first.folder / name).write_bytes(content)
+        spec = ModelSpec(id=str(first.folder), name="tiny")
+        preflight(spec, models_dir=tmp_path / "models")
+        digests.add(resolve_model(spec, models_dir=tmp_path / "models").tokenizer_digest)
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("inner", ["", "inner/"])
+def test_a_hub_repository_without_a_tokenizer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    from types import SimpleNamespace
+
+    import huggingface_hub
+    from huggingface_hub.hf_api import RepoSibling
+
+    files = [f"{inner}config.json", f"{inner}model.safetensors", "other/tokenizer.json"]
+    info = SimpleNamespace(siblings=[RepoSibling(rfilename=name) for name in files])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: info)
+    spec = ModelSpec(id="somebody/some-model")
+    with pytest.raises(InputError, match="hub repository somebody/some-model holds no tokenizer") as caught:
+        preflight(spec, models_dir=tmp_path)
+    assert "Download it" in caught.value.remedy
+    info.siblings.append(RepoSibling(rfilename=f"{inner}spiece.model"))
+    preflight(spec, models_dir=tmp_path)
 
 
 def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -66,3 +68,94 @@ def test_sql_lies_at_the_repository_top_or_inside_the_installed_package(
     (installed / "sql").mkdir(parents=True)
     (installed / "sql" / "001_runs.sql").touch()
     assert catalog.sql_folder() == installed / "sql"
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    with duckdb.connect(str(tmp_path / "results.duckdb")) as con:
+        con.execute("create table t as select 1 as one; create view v as select one from t")
+    return tmp_path / "results.duckdb"
+
+
+WRITER = """
+import sys, duckdb
+con = duckdb.connect(sys.argv[1])
+con.execute("create table mine as select 1 as one")
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def writer(snapshot: Path) -> Iterator[subprocess.Popen[str]]:
+    """A person's own process that has written to the snapshot and has it open still."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(snapshot)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_log_of_another_snapshot_is_named_and_removing_it_helps(
+    snapshot: Path, writer: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """A process that wrote to the snapshot was killed and left results.duckdb.wal; then another file took its place.
+
+    The remedy was to load the results again; the message named no file to remove.
+    """
+    writer.kill()
+    writer.communicate()
+    log = tmp_path / "results.duckdb.wal"
+    assert log.is_file()
+    with duckdb.connect(str(tmp_path / "other.duckdb")) as con:
+        con.execute("create table t as select 2 as one")
+    shutil.move(tmp_path / "other.duckdb", snapshot)
+    with pytest.raises(InputError, match="WAL does not match") as caught:
+        connect(snapshot)
+    assert f"delete {log}" in caught.value.remedy
+    log.unlink()
+    with connect(snapshot) as con:
+        assert con.execute("select one from t").fetchall() == [(2,)]
+
+
+def test_a_locked_snapshot_names_the_process_to_close(snapshot: Path, writer: subprocess.Popen[str]) -> None:
+    """The remedy of a file that another process had open for writing was to load the results again."""
+    with pytest.raises(InputError, match="Could not set lock") as caught:
+        connect(snapshot)
+    assert "\n" not in str(caught.value)
+    assert f"process {writer.pid}" in caught.value.remedy
+    if Path("/proc/self/comm").is_file():
+        command = Path(f"/proc/{writer.pid}/comm").read_text().strip()
+        assert f"({command})" in caught.value.remedy
+    writer.communicate("\n")
+    with connect(snapshot) as con:
+        assert con.execute("select one from v").fetchall() == [(1,)]
+
+
+def test_a_notebook_that_reads_the_snapshot_by_itself_is_no_obstacle(snapshot: Path) -> None:
+    """duckdb.connect(path, read_only=True) came first; `connect` was refused for its "different configuration"."""
+    with duckdb.connect(str(snapshot), read_only=True) as notebook:
+        with connect(snapshot) as con:
+            assert con.execute("select one from v").fetchall() == [(1,)]
+            assert con.cursor().execute("select one from v").fetchall() == [(1,)]
+        assert notebook.execute("select one from v").fetchall() == [(1,)]
+    with connect(snapshot) as con, duckdb.connect(str(snapshot), read_only=True) as notebook:
+        assert notebook.execute("select one from v").fetchall() == con.execute("select one from v").fetchall()
+
+
+def test_a_notebook_that_can_write_is_told_what_to_close(snapshot: Path) -> None:
+    """duckdb.connect(path) came first in this process; the remedy was to load the results again."""
+    notebook = duckdb.connect(str(snapshot))
+    with pytest.raises(InputError, match="this process has it open") as caught:
+        connect(snapshot)
+    assert "read_only=True" in caught.value.remedy
+    notebook.close()
+    with duckdb.connect() as notebook:
+        notebook.execute(f"attach '{snapshot}' as mine")
+        with pytest.raises(InputError, match="this process has it open"):
+            connect(snapshot)
+    with connect(snapshot) as con, duckdb.connect(str(snapshot), read_only=True):
+        assert con.execute("select one from v").fetchall() == [(1,)]

@@ -291,6 +291,95 @@ def test_publishing_nothing_says_so(tmp_path: Path) -> None:
         publish(tmp_path / "none.duckdb", tmp_path / "results.duckdb")
 
 
+WRITER = """
+import os, signal, sys
+import duckdb
+con = duckdb.connect(sys.argv[1])
+if sys.argv[2] == "live":
+    print("ready", flush=True)
+    sys.stdin.readline()
+con.execute("create table mine as select 1 as one")
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+print("written", flush=True)
+sys.stdin.readline()
+con.close()
+"""
+
+
+def test_a_log_left_beside_the_snapshot_does_not_outlive_it(root: Location, working: Path, tmp_path: Path) -> None:
+    """Someone opened the snapshot for writing and was killed; the log left there fitted no later snapshot.
+
+    After the next publish nobody could open it: "WAL does not match database file".
+    """
+    write_run(root, "a")
+    load_results(working, root)
+    snapshot = tmp_path / "results.duckdb"
+    log = tmp_path / "results.duckdb.wal"
+    assert publish(working, snapshot) is None
+    python(WRITER, snapshot, "killed").communicate(timeout=900)
+    assert log.is_file()
+    write_run(root, "b")
+    load_results(working, root)
+    assert publish(working, snapshot) == log
+    assert not log.exists()
+    with connect(snapshot) as con:
+        assert con.execute("select count(*) from runs").fetchall() == [(2,)]
+        assert not con.execute("from duckdb_tables() where table_name = 'mine'").fetchall()
+
+
+def test_a_publish_that_dies_between_its_steps_leaves_a_snapshot_that_opens(
+    root: Location, working: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log goes before the new file comes: the old snapshot opens without it, the new one does not open with it."""
+    write_run(root, "a")
+    load_results(working, root)
+    snapshot = tmp_path / "results.duckdb"
+    publish(working, snapshot)
+    python(WRITER, snapshot, "killed").communicate(timeout=900)
+    write_run(root, "b")
+    load_results(working, root)
+
+    def dies(source: Path, target: Path) -> None:
+        raise OSError("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading.os, "replace", dies)
+        with pytest.raises(ArtifactError, match="killed here"):
+            publish(working, snapshot)
+    with connect(snapshot) as con:
+        assert con.execute("select count(*) from runs").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("when", ["early", "live"])
+def test_a_writer_of_the_replaced_snapshot_does_no_harm_by_closing(
+    root: Location, working: Path, tmp_path: Path, when: str
+) -> None:
+    """A session that has the old file open for writing, its log written before or after the new snapshot came."""
+    write_run(root, "a")
+    load_results(working, root)
+    snapshot = tmp_path / "results.duckdb"
+    publish(working, snapshot)
+    writer = python(WRITER, snapshot, when)
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == {"early": "written\n", "live": "ready\n"}[when]
+    write_run(root, "b")
+    load_results(working, root)
+    publish(working, snapshot)
+    if when == "live":
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        assert writer.stdout.readline() == "written\n"
+        with pytest.raises(InputError, match="WAL") as caught:
+            connect(snapshot)
+        assert "Close whoever still writes to it" in caught.value.remedy
+    _, errors = writer.communicate("\n", timeout=900)
+    assert writer.returncode == 0, errors
+    with connect(snapshot) as con:
+        assert con.execute("select count(*) from runs").fetchall() == [(2,)]
+
+
 READER = """
 import sys
 from sparse_probing.warehouse import connect, loading

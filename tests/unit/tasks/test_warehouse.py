@@ -1,0 +1,25 @@
+"""What publishing tells whoever watches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparse_probing.warehouse import loading
+from tasks import warehouse
+
+
+def test_a_removed_log_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(warehouse, "say", said.append)
+    monkeypatch.setenv("SPARSE_PROBING_DATA", str(tmp_path))
+    monkeypatch.setattr(loading, "publish", lambda working, snapshot: None)
+    warehouse.publish_snapshot.fn()
+    assert not said
+    monkeypatch.setattr(loading, "publish", lambda working, snapshot: tmp_path / "results.duckdb.wal")
+    warehouse.publish_snapshot.fn()
+    (line,) = said
+    assert "what they wrote is gone" in line
+    assert "results.duckdb.wal" in line
+    assert "\n" not in line
