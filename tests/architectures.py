@@ -53,7 +53,7 @@ _LINEAR = {
 }
 _OWN: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 4},
-    "codegen": {"rotary_dim": 4},
+    "codegen": {"rotary_dim": 4, "n_head": 4},
     "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "window_size": 4},
     "deepseek_v2": {**_FEW_EXPERTS, **_LATENT, "first_k_dense_replace": 1},
     "deepseek_v3": {**_FEW_EXPERTS, **_LATENT, "first_k_dense_replace": 1},
@@ -74,20 +74,71 @@ _OWN: dict[str, dict[str, Any]] = {
     "granite": {"residual_multiplier": 0.22},
     "granite_swa": {"residual_multiplier": 0.22},
     "diffllama": {"num_key_value_heads": 2},
-    "phi3": {"pad_token_id": 0},
     "glm4_moe": {**_FEW_EXPERTS, "first_k_dense_replace": 1},
     "afmoe": {**_FEW_EXPERTS, "num_dense_layers": 1},
     "mamba": {"state_size": 4},
-    "xlstm": {"qk_dim_factor": 1.0, "v_dim_factor": 1.0, "qk_head_dim": 8, "v_head_dim": 8},
     "longformer": {"attention_window": 4},
     "recurrent_gemma": {"attention_window_size": 8, "lru_width": 16, "intermediate_size": 96},
     "cpmant": {"dim_ff": N_NEURONS, "dim_head": 8, "prompt_length": 4},
+    "falcon_h1": {"mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_chunk_size": 8},
     "falcon": {"ffn_hidden_size": N_NEURONS},
     "falcon-new": {"new_decoder_architecture": True, "num_kv_heads": 1, "ffn_hidden_size": N_NEURONS},
     "falcon-sequential": {"parallel_attn": False, "ffn_hidden_size": N_NEURONS},
     "gpt_neox-sequential": {"use_parallel_residual": False},
 }
 _VARIANTS = {"falcon-new": "falcon", "falcon-sequential": "falcon", "gpt_neox-sequential": "gpt_neox"}
+
+# Path of the projection that reads the neurons, as each architecture's code has it.
+_PROJECTIONS = {
+    "layers.{}.mlp.down_proj": (
+        "apertus arcee bitnet cohere cohere2 cwm diffllama doge ernie4_5 eurobert exaone4 gemma gemma2 gemma3_text glm glm4 "
+        "granite granite_swa gte helium hunyuan_v1_dense hyperclovax jais2 llama minicpm3 ministral ministral3 mistral "
+        "nemotron nomic_bert olmo olmo2 olmo3 olmo_hybrid phi3 qwen2 qwen3 qwen3_5_text seed_oss smollm3 stablelm"
+    ),
+    "encoder.layer.{}.output.dense": (
+        "bert bert-generation big_bird camembert convbert data2vec-text deberta deberta-v2 electra ernie esm fnet layoutlm "
+        "megatron-bert mpnet mra nystromformer rembert roberta roberta-prelayernorm roformer tapas xlm-roberta "
+        "xlm-roberta-xl yoso"
+    ),
+    "h.{}.mlp.c_proj": "gpt2 gpt_bigcode gpt_neo openai-gpt",
+    "h.{}.mlp.fc_out": "codegen gptj",
+    "h.{}.mlp.dense_4h_to_h": "bloom falcon falcon-new falcon-sequential",
+    "layers.{}.mlp.dense_4h_to_h": "gpt_neox gpt_neox-sequential gpt_neox_japanese persimmon",
+    "layers.{}.mlp.fc2": "jina_embeddings_v3 moshi nanochat phi",
+    "layers.{}.mlp.c_proj": "starcoder2",
+    "layers.{}.mlp.Wo": "modernbert modernbert-decoder",
+    "layers.{}.fc2": "biogpt xglm",
+    "decoder.layers.{}.fc2": "opt",
+    "layers.{}.feed_forward.w2": "lfm2 lfm3",
+    "layers.{}.feed_forward.down_proj": "falcon_h1",
+    "layers.{}.mlp_block.down_proj": "recurrent_gemma",
+    "transformer.layer.{}.ffn.lin2": "distilbert",
+    "blocks.{}.ffn.down_proj": "mpt",
+    "h.{}.ffn.2": "ctrl",
+}
+PROJECTION = {name: path for path, names in _PROJECTIONS.items() for name in names.split()}
+# Layers of a mixture of experts have no neurons; these have dense layers, too.
+DENSE_LAYERS = {"afmoe": (0,), "deepseek_v2": (0,), "deepseek_v3": (0,), "glm4_moe": (0,), "jamba": (0, 2)}
+_MIXTURES = """
+    aria_text cohere2_moe flex_olmo gpt_oss granitemoe granitemoeshared llama4_text minimax_m2 mixtral olmoe phimoe qwen2_moe
+    qwen3_moe qwen3_next
+"""
+MIXTURES = tuple(_MIXTURES.split())
+STATE_SPACE = ("falcon_mamba", "mamba")
+# What is said of models that named hooks do not fit.
+REFUSED = {
+    "albert": "runs 1 blocks .* 3 times",
+    "bart": "encoder-decoder",
+    "bigbird_pegasus": "encoder-decoder",
+    "flaubert": "2 stacks of blocks",
+    "marian": "encoder-decoder",
+    "mobilebert": "several feed-forward networks",
+    "prophetnet": "encoder-decoder",
+    "squeezebert": "no blocks",
+    "t5": "encoder-decoder",
+    "vit": "takes pixel_values, not token ids",
+    "xlm": "2 stacks of blocks",
+}
 
 
 def tiny_config(architecture: str, **own: Any) -> Any:

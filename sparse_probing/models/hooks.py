@@ -90,7 +90,7 @@ def layers_of(model: nn.Module, hook: str) -> tuple[int, ...]:
         found = tuple(layer for layer, block in enumerate(blocks) if _part(block, name) is not None)
         if not found:
             raise InputError(
-                f"{type(model).__name__} has no {name} in any layer: {_why_not(blocks[0], name)}; "
+                f"{type(model).__name__} has no {name} in any layer: {why_not(blocks[0], name)}; "
                 f"found {inventory(model)}.",
                 remedy=REMEDY,
             )
@@ -135,12 +135,7 @@ def find_points(model: nn.Module, hook: str, layers: tuple[int, ...] | None = No
         If the hook is unknown, the architecture or a layer lacks it, or its widths differ from layer to layer.
     """
     name = canonical_hook(hook)
-    chosen = check_layers(model, name, layers)
-    if is_module_path(name):
-        points = _at_path(model, name, chosen)
-    else:
-        stack = find_stack(model)
-        points = [_point(model, stack.path, stack.blocks[layer], name, layer) for layer in chosen]
+    points = place_points(model, name, check_layers(model, name, layers))
     widths = {point.width for point in points}
     if len(widths) > 1:
         narrow = [point.layer for point in points if point.width == points[0].width]
@@ -150,6 +145,15 @@ def find_points(model: nn.Module, hook: str, layers: tuple[int, ...] | None = No
             remedy=f"Extract layers of one width at a time: extraction.layers = {narrow} are {points[0].width} wide.",
         )
     return points
+
+
+def place_points(model: nn.Module, hook: str, layers: Sequence[int]) -> list[HookPoint]:
+    """Hook points of layers that have the hook, whatever their widths."""
+    name = canonical_hook(hook)
+    if is_module_path(name):
+        return _at_path(model, name, layers)
+    stack = find_stack(model)
+    return [_point(model, stack.path, stack.blocks[layer], name, layer) for layer in layers]
 
 
 def count_neurons(model: nn.Module) -> tuple[int, int]:
@@ -190,7 +194,8 @@ def _part(block: Block, name: str) -> Part | None:
     return found
 
 
-def _why_not(block: Block, name: str) -> str:
+def why_not(block: Block, name: str) -> str:
+    """Why a block lacks a named hook."""
     return block.lacks.get(_PARTS[name][0], "it is not there")
 
 
@@ -209,11 +214,11 @@ def _absent(model: nn.Module, name: str, wrong: list[int], there: tuple[int, ...
     if not is_module_path(name):
         blocks = find_stack(model).blocks
         inside = [layer for layer in wrong if 0 <= layer < len(blocks)]
-        why = f" ({_why_not(blocks[inside[0]], name)})" if inside else ""
+        why = f" ({why_not(blocks[inside[0]], name)})" if inside else ""
     return f"Layers {wrong} of {kind} have no {name}{why}; layers {', '.join(map(str, there))} have it."
 
 
-def _at_path(model: nn.Module, name: str, layers: tuple[int, ...]) -> list[HookPoint]:
+def _at_path(model: nn.Module, name: str, layers: Sequence[int]) -> list[HookPoint]:
     path, _, end = name.rpartition(".")
     side: Side = "input" if end == "input" else "output"
     paths = [path.format(layer=layer) for layer in layers]

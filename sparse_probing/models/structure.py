@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -103,6 +104,7 @@ class _Exception:
     lacks: str | None = None
 
 
+_KNOWN: WeakKeyDictionary[nn.Module, Stack] = WeakKeyDictionary()
 # By model type.
 _EXCEPTIONS: dict[str, _Exception] = {
     # Encoders that normalise each sum, with the names of norms that others give to norms of additions.
@@ -129,20 +131,27 @@ def model_type(model: nn.Module) -> str:
 
 
 def find_stack(model: nn.Module) -> Stack:
-    """The one stack of blocks that text passes through, with the parts of each block.
+    """The one stack of blocks that text passes through, with the parts of each block; found once for each model.
 
     Raises
     ------
     InputError
         If there is none or more than one, or its blocks run more than once.
     """
+    known = _KNOWN.get(model)
+    if known is None:
+        known = _KNOWN[model] = _find_stack(model)
+    return known
+
+
+def _find_stack(model: nn.Module) -> Stack:
     lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     outer = {path for path, _ in lists}
     stacks = [
         (path, module)
         for path, module in lists
         if not _OTHER_SENSES.search(path)
-        and not any(path.startswith(f"{other}.") for other in outer)
+        and not _parents(path) & outer
         and any(_is_matrix(part) for part in module.modules())
     ]
     name = f"Architecture {model_type(model)!r} ({type(model).__name__})"
@@ -180,6 +189,11 @@ def sides(module: nn.Module) -> tuple[int, int] | None:
         rows, columns = cast(torch.Tensor, module.weight).shape
         return int(rows), int(columns)
     return None
+
+
+def _parents(path: str) -> set[str]:
+    parts = path.split(".")
+    return {".".join(parts[:i]) for i in range(1, len(parts))}
 
 
 def _is_matrix(module: nn.Module) -> bool:

@@ -1,0 +1,110 @@
+"""What a model offers to named hooks, and which architectures of transformers have which: shown by module and width.
+
+Reads modules and shapes alone; no weights are loaded and nothing runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sparse_probing.errors import InputError
+from sparse_probing.models.hooks import HOOK_NAMES, layers_of, place_points, why_not
+from sparse_probing.models.limits import check_reads_text
+from sparse_probing.models.structure import find_stack
+
+
+@dataclass(frozen=True)
+class HookRow:
+    """One named hook of a model, at the layers where it is the same module.
+
+    Attributes
+    ----------
+    hook:
+        Its name.
+    module:
+        Path with the layer's number left open, and the side that is read; empty where there is none.
+    width:
+        Values of one position; None where there is none.
+    layers:
+        Layers that have it.
+    lacks:
+        Why no layer, or no other layer, has it; empty if all have.
+    """
+
+    hook: str
+    module: str
+    width: int | None
+    layers: tuple[int, ...]
+    lacks: str
+
+
+def describe(model: nn.Module) -> list[HookRow]:
+    """Every named hook of a model, one row for each module that it means in some layers.
+
+    Raises
+    ------
+    InputError
+        If named hooks do not fit the model at all, with the reason.
+    """
+    check_reads_text(model)
+    n_layers = len(find_stack(model).blocks)
+    rows: list[HookRow] = []
+    for hook in HOOK_NAMES:
+        there = _layers(model, hook)
+        lacks = "" if len(there) == n_layers else _why(model, hook, next(i for i in range(n_layers) if i not in there))
+        found: dict[tuple[str, int], list[int]] = {}
+        for point in place_points(model, hook, there):
+            columns = "" if point.columns is None else f"[:{point.columns.stop}]"
+            path = f"{point.path}.".replace(f".{point.layer}.", ".{layer}.", 1)
+            found.setdefault((f"{path}{point.side}{columns}", point.width), []).append(point.layer)
+        rows += [HookRow(hook, module, width, tuple(layers), lacks) for (module, width), layers in found.items()]
+        if not found:
+            rows.append(HookRow(hook, "", None, (), lacks))
+    return rows
+
+
+def text_architectures() -> list[str]:
+    """Names of the architectures for which transformers has a model of text, with or without a head."""
+    from transformers.models.auto import modeling_auto
+
+    names = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) | set(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    return sorted(names)
+
+
+def of_default_configuration(architecture: str) -> nn.Module | None:
+    """The base model of an architecture's default configuration, without weights; None where there is none."""
+    from transformers import CONFIG_MAPPING, AutoModel
+
+    try:
+        with torch.device("meta"):
+            return cast(nn.Module, AutoModel.from_config(CONFIG_MAPPING[architecture](), trust_remote_code=False))
+    except Exception:  # a configuration that is made from others, or wants a package that is not here
+        return None
+
+
+def overview() -> Iterator[tuple[str, list[HookRow] | str]]:
+    """Each architecture with its hooks at its default configuration, or with the reason why it has none."""
+    for architecture in text_architectures():
+        model = of_default_configuration(architecture)
+        if model is None:
+            continue
+        try:
+            yield architecture, describe(model)
+        except InputError as error:
+            yield architecture, error.message
+
+
+def _layers(model: nn.Module, hook: str) -> tuple[int, ...]:
+    try:
+        return layers_of(model, hook)
+    except InputError:
+        return ()
+
+
+def _why(model: Any, hook: str, layer: int) -> str:
+    return why_not(find_stack(model).blocks[layer], hook)
