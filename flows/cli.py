@@ -295,6 +295,7 @@ def _estimate(profile: str, settings: Settings) -> int:
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
     from sparse_probing.reports import tables
+    from tasks.datasets import say_skipped
     from tasks.models import resolved_model
     from tasks.progress import reporter, show_progress, step
     from tasks.references import data_root
@@ -316,6 +317,7 @@ def _estimate(profile: str, settings: Settings) -> int:
                     tokenizer_digest=resolved.tokenizer_digest,
                     progress=reporter(f"Build {collection.collection}", "documents"),
                 )
+                say_skipped(collection.collection, dataset)
                 with step(f"Try {collection.collection}"):
                     cost = estimate.estimate(dataset, resolved, plan.extractions, device=settings.device)
                 estimate.check_space(cost, data_root(), plan.extraction)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from prefect import task
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
 
 from sparse_probing.config import CollectionSpec, ModelSpec
+from sparse_probing.datasets.sources import NO_LABEL, NO_TEXT, Skipped
 from sparse_probing.errors import CheckFailure
 from sparse_probing.store.datasets import dataset_frames
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.manifests import read_manifest
 from tasks.models import resolved_model
 from tasks.policies import POLICY
-from tasks.progress import reporter, step
+from tasks.progress import reporter, say, step
 from tasks.references import data_root, located, relative
 
 
@@ -34,7 +39,19 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
         tokenizer_digest=resolved.tokenizer_digest,
         progress=reporter(f"Build {collection.collection}", "documents"),
     )
+    say_skipped(collection.collection, folder)
     return relative(folder)
+
+
+def say_skipped(collection: str, folder: Location) -> None:
+    """Tell which of the user's rows and files a dataset lacks, whether it was built now or before."""
+    for entry in read_manifest(folder).facts.get("skipped", ()):
+        total = Skipped(**entry)
+        warning = "warning: " if total.reason in (NO_TEXT, NO_LABEL) else ""
+        text = f"Build {collection}: {warning}skipped {total}"
+        say(text)
+        if TaskRunContext.get() is not None:
+            get_run_logger().warning(text)
 
 
 @task(name="check-dataset", task_run_name="check {dataset}", **POLICY)
