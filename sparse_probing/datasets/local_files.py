@@ -11,6 +11,7 @@ beside them are skipped and counted; without a table every file is a text. Links
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,6 +239,12 @@ def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.name.startswith(NOT_COUNTED):
             continue
+        # Bytes of a name that are no UTF-8 appear as these characters.
+        if any("\udc80" <= char <= "\udcff" for char in path.name):
+            raise InputError(
+                f"{folder} holds a name that is no UTF-8: {os.fsencode(path.name)!r}.",
+                remedy="Rename the file or folder.",
+            )
         if path.is_dir():
             yield from _files_below(path, above | {real})
         elif path.is_file():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,16 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "texts" / "y" / "gone.txt").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"gone\.txt is a link to a file that is not there"):
         LocalTexts(str(tmp_path / "texts")).check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such names")
+def test_names_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:
+    """A file from an old archive ended in a UnicodeEncodeError."""
+    write(tmp_path, {"x/é.txt": "a"})
+    LocalTexts(str(tmp_path)).check()
+    (tmp_path / "x" / os.fsdecode(b"caf\xe9.txt")).write_text("b", encoding="utf-8")
+    with pytest.raises(InputError, match=r"x holds a name that is no UTF-8: b'caf\\xe9\.txt'"):
+        LocalTexts(str(tmp_path)).check()
 
 
 def test_a_mark_at_the_start_of_a_text_file_is_no_text(tmp_path: Path) -> None:
