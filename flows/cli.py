@@ -68,6 +68,15 @@ def build_parser() -> argparse.ArgumentParser:
     collections = commands.add_parser("collections", help="list the feature collections and profiles")
     collections.add_argument("name", nargs="?", metavar="NAME", help="one collection: its features and options")
 
+    architectures = commands.add_parser("architectures", help="which hooks a model offers, or each architecture known")
+    architectures.add_argument(
+        "model",
+        nargs="?",
+        metavar="FOLDER",
+        help="a model as models.id names it: a folder, .gguf file, hub id or package:NAME",
+    )
+    architectures.add_argument("--format", choices=("table", "csv", "json", "markdown"), default="table")
+
     profile = commands.add_parser("profile", help="write a profile of your own")
     new = profile.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
         "new", help="write a commented profile with every section and key"
@@ -130,6 +139,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         return _extract(options.profile, options.shard, settings)
     if options.command == "estimate":
         return _estimate(options.profile, settings)
+    if options.command == "architectures":
+        return _architectures(options.model, options.format, settings)
     if options.command == "collections":
         return _collections() if options.name is None else _collection(options.name)
     if options.command == "profile":
@@ -297,7 +308,7 @@ def _estimate(profile: str, settings: Settings) -> int:
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
     from sparse_probing.reports import tables
-    from tasks.datasets import resolve_model
+    from tasks.datasets import resolve_model, say_doubts
     from tasks.models import resolved_model
     from tasks.progress import reporter, show_progress, step
     from tasks.references import data_root
@@ -319,6 +330,7 @@ def _estimate(profile: str, settings: Settings) -> int:
                     tokenizer_digest=resolved.tokenizer_digest,
                     progress=reporter(f"Build {collection.collection}", "documents"),
                 )
+                say_doubts(model.short_name, collection.collection, dataset)
                 with step(f"Try {collection.collection}"):
                     cost = estimate.estimate(dataset, resolved, plan.extractions, device=settings.device)
                 estimate.check_space(cost, data_root(), plan.extraction)
@@ -329,6 +341,23 @@ def _estimate(profile: str, settings: Settings) -> int:
     print(tables.format_rows(columns, rows))
     print(f"Datasets built under {settings.data_uri}; nothing extracted. Sizes are before compression.")
     print(f"Next: sparse-probing study --profile {profile}")
+    return 0
+
+
+def _architectures(model: str | None, format: str, settings: Settings) -> int:
+    from sparse_probing.config import ModelSpec
+    from sparse_probing.models import architectures, loading
+    from sparse_probing.reports import tables
+
+    if model is None:
+        print(tables.format_rows(architectures.OVERVIEW_COLUMNS, architectures.overview(), format=format))
+        return 0
+    folder = loading.local_folder(ModelSpec(id=model), models_dir=settings.models_dir)
+    rows = architectures.describe(loading.without_weights(folder))
+    cells = [(row.hook, row.module, row.width, row.layer_ranges, row.lacks) for row in rows]
+    print(tables.format_rows(("hook", "module", "width", "layers", "lacks"), cells, format=format))
+    if format == "table":
+        print("Next: sparse-probing profile new   (extraction.hook takes one of these, or a module's path)")
     return 0
 
 

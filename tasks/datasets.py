@@ -5,12 +5,14 @@ from __future__ import annotations
 from prefect import task
 
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec
+from sparse_probing.datasets.sources import NO_LABEL, NO_TEXT, Skipped
 from sparse_probing.errors import CheckFailure
 from sparse_probing.store.datasets import dataset_frames
+from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
 from tasks.models import resolved_model
 from tasks.policies import POLICY
-from tasks.progress import reporter, say, step
+from tasks.progress import reporter, say_and_log, step
 from tasks.references import data_root, located, relative
 
 # Above this share of unknown tokens, what a model makes of the text is not what the text says.
@@ -34,7 +36,7 @@ def resolve_model(
         resolved = resolved_model(model)
         lines = fits.check_fits(resolved, loading.load_tokenizer(resolved), collections, extractions)
     for line in lines:
-        say(line)
+        say_and_log(line)
     return resolved.weights_digest
 
 
@@ -52,13 +54,22 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
         tokenizer_digest=resolved.tokenizer_digest,
         progress=reporter(f"Build {collection.collection}", "documents"),
     )
-    unknown = read_manifest(folder).facts["unknown_token_fraction"]
-    if unknown > MAX_UNKNOWN_FRACTION:
-        say(
-            f"Warning: {100 * unknown:.0f} % of the tokens of {collection.collection} are unknown to the tokenizer of "
-            f"{model.short_name}: check that it is that model's own, and that the text is of its language."
-        )
+    say_doubts(model.short_name, collection.collection, folder)
     return relative(folder)
+
+
+def say_doubts(model: str, collection: str, folder: Location) -> None:
+    """Tell what of the user's text a dataset lacks or a tokenizer does not know, whether it was built now or before."""
+    facts = read_manifest(folder).facts
+    for entry in facts.get("skipped", ()):
+        total = Skipped(**entry)
+        warning = "warning: " if total.reason in (NO_TEXT, NO_LABEL) else ""
+        say_and_log(f"Build {collection}: {warning}skipped {total}")
+    if facts["unknown_token_fraction"] > MAX_UNKNOWN_FRACTION:
+        say_and_log(
+            f"Build {collection}: warning: {100 * facts['unknown_token_fraction']:.0f} % of its tokens are unknown to the "
+            f"tokenizer of {model}: check that it is that model's own, and that the text is of its language."
+        )
 
 
 @task(name="check-dataset", task_run_name="check {dataset}", **POLICY)

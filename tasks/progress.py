@@ -15,6 +15,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -173,6 +174,13 @@ def _show(name: str, done: int, total: int, unit: str) -> None:
     with _lock:
         if _display is not None:
             _display.show(name, done, total, unit)
+
+
+def say_and_log(text: str) -> None:
+    """A line for whoever watches, and for the log of the task's run if there is one."""
+    say(text)
+    if TaskRunContext.get() is not None:
+        get_run_logger().warning(text)
 
 
 def say(text: str) -> None:

@@ -12,7 +12,7 @@ from sparse_probing.errors import CheckFailure
 from sparse_probing.settings import load_settings
 from sparse_probing.store.datasets import dataset_frames
 from tasks.policies import POLICY
-from tasks.progress import say, step
+from tasks.progress import say_and_log, step
 from tasks.references import data_root, located
 
 WORKING_NAME = "working.duckdb"
@@ -77,7 +77,7 @@ def _publish(snapshot: Path) -> None:
 
     removed = loading.publish(_working(), snapshot)
     if removed is not None:
-        say(
+        say_and_log(
             f"Warning: someone wrote to {snapshot}; what they wrote is gone, with the log {removed.name} that they left. "
             "Open it read-only; keep tables of your own in another file and attach this one."
         )

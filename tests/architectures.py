@@ -153,8 +153,29 @@ def tiny_config(architecture: str, **own: Any) -> Any:
 
 def tiny_architecture(architecture: str, **own: Any) -> nn.Module:
     """A random base model in float32: biases and norms are random, too, so that leaving one out shows."""
+    return _random(tiny_config(architecture, **own))
+
+
+def tiny_of_two_senses(architecture: str) -> nn.Module:
+    """A random model that reads pixels and text; its part for text has the sizes of `tiny_architecture`."""
+    kind = CONFIG_MAPPING[architecture]
+    default = kind()
+    parts = {
+        "text_config": {**_SIZES, "hidden_size": WIDTH},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "image_size": 28},
+    }
+    made = {}
+    for name, values in parts.items():
+        part = type(getattr(default, name))
+        known = part().to_dict()
+        wanted = {**values, "num_attention_heads": 2, "patch_size": 14}
+        made[name] = part(**{key: value for key, value in wanted.items() if key in known})
+    return _random(kind(**made))
+
+
+def _random(config: Any) -> nn.Module:
     torch.manual_seed(0)
-    model = transformers.AutoModel.from_config(tiny_config(architecture, **own)).eval().requires_grad_(False)
+    model = transformers.AutoModel.from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if parameter.ndim > 1:

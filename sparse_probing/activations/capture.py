@@ -42,6 +42,13 @@ class BatchRule:
     equal_lengths: bool = False
     pad_token_id: int = 0
 
+    @property
+    def name(self) -> str:
+        """``unmasked``, ``masked`` or ``equal_lengths``, as manifests have it."""
+        if self.equal_lengths:
+            return "equal_lengths"
+        return "masked" if self.needs_mask else "unmasked"
+
 
 @dataclass(frozen=True)
 class TokenBatch:

@@ -164,12 +164,13 @@ def extract_datasets(
     shards = plan_shards(corpus, shard_tokens=specs[0].shard_tokens, row_bytes=plan_row_bytes(model, resolved))
     # Loading took its time: another part may have finished them by now.
     targets = [Target(model, corpus, shards, *wanted[digest], digest) for digest in unfinished()]
-    if targets:
-        with _Pass(model, corpus, shards, targets, specs[0].batch_tokens) as work:
-            work.run(progress or (lambda done, total: None), part, n_parts)
+    if not targets:
+        return folders
+    with _Pass(model, corpus, shards, targets, specs[0].batch_tokens) as work:
+        work.run(progress or (lambda done, total: None), part, n_parts)
     for target in targets:
         with _unless_finished(target, n_parts):
-            target.finish(resolved, seconds=time.perf_counter() - started)
+            target.finish(resolved, work.rule, seconds=time.perf_counter() - started)
     return folders
 
 
@@ -221,7 +222,7 @@ class _Pass:
         self._captured = {hook: sorted(found) for hook, found in points.items()}
         hooked = {hook: [points[hook][layer] for layer in layers] for hook, layers in self._captured.items()}
         self._capture = Capture(model, hooked, corpus.selection)
-        self._rule = check_model(model, hooked, longest=int(corpus.lengths.max()))
+        self.rule = check_model(model, hooked, longest=int(corpus.lengths.max()))
         self._outlet = Outlet(
             self.device,
             n_bytes=max(shard.n_rows for shard in shards) * sum(target.row_bytes for target in targets),
@@ -309,7 +310,7 @@ class _Pass:
                 chosen,
                 self.corpus.selection,
                 device=self.device,
-                rule=self._rule,
+                rule=self.rule,
             )
             values = self._capture.run(batch)
             for (target, _), encoder, into in zip(needs, encoders, blocks, strict=True):
@@ -326,7 +327,7 @@ class _Pass:
 
     def _batches(self, shard: Shard) -> list[NDArray[np.int64]]:
         lengths = self.corpus.lengths[shard.sequences]
-        return plan_batches(lengths, self._batch_tokens, equal_lengths=self._rule.equal_lengths)
+        return plan_batches(lengths, self._batch_tokens, equal_lengths=self.rule.equal_lengths)
 
     def _shrink_batches(self, shard: Shard, error: Exception) -> None:
         """Halve the batches after running out of memory: the shard is planned anew, and its marker says so.

@@ -20,7 +20,7 @@ from sparse_probing.activations.plan import Selection
 from sparse_probing.errors import InputError
 from sparse_probing.models.hooks import HookPoint, find_points, layers_of, select_input, select_tensor
 from sparse_probing.models.limits import check_length, max_positions, n_embeddings, padding_id
-from sparse_probing.models.structure import text_config
+from sparse_probing.models.structure import is_of_text, text_config
 
 _N_TOKENS, _N_SHORT = 7, 4
 # Largest difference that is taken for rounding, relative to a row's length. Faults found in real architectures are 0.2
@@ -136,7 +136,9 @@ def _says_two_way(model: nn.Module) -> bool:
     return (
         getattr(config, "is_causal", None) is False
         or bool(getattr(config, "use_bidirectional_attention", False))
-        or any(getattr(module, "is_causal", None) is False for module in model.modules())
+        or any(
+            getattr(module, "is_causal", None) is False for path, module in model.named_modules() if is_of_text(path)
+        )
     )
 
 

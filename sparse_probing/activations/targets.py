@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sparse_probing.activations.capture import BatchRule
 from sparse_probing.activations.columns import choose_columns
 from sparse_probing.activations.encoding import Encoder
 from sparse_probing.activations.plan import PLAN_VERSION, Corpus, Shard, calibration_shards
@@ -181,7 +182,7 @@ class Target:
             if self.store.finished(shard.index) is None:
                 self._quantise_shard(shard, self._ranges, executor)
 
-    def finish(self, resolved: ResolvedModel, *, seconds: float) -> bool:
+    def finish(self, resolved: ResolvedModel, rule: BatchRule, *, seconds: float) -> bool:
         """Write what belongs to all shards, and the manifest last; False if shards of another part are missing.
 
         Raises
@@ -200,7 +201,7 @@ class Target:
             batch_tokens.add(marker.batch_tokens)
             busy += marker.seconds
         files.update(self.store.write_tables())
-        facts = self._facts(resolved, sorted(batch_tokens), seconds, busy)
+        facts = self._facts(resolved, rule, sorted(batch_tokens), seconds, busy)
         if self._ranges is not None:
             losses = self.store.read_losses(shard.index for shard in self._shards)
             files.update(self.store.write_quantisation(self._ranges, losses))
@@ -219,7 +220,9 @@ class Target:
         self.store.remove_scaffolding()
         return True
 
-    def _facts(self, resolved: ResolvedModel, batch_tokens: list[int], seconds: float, busy: float) -> dict[str, Any]:
+    def _facts(
+        self, resolved: ResolvedModel, rule: BatchRule, batch_tokens: list[int], seconds: float, busy: float
+    ) -> dict[str, Any]:
         n_tokens = sum(shard.n_tokens for shard in self._shards)
         return {
             "layers": list(self.columns.layers),
@@ -231,6 +234,8 @@ class Target:
             "n_tokens": n_tokens,
             "storage_dtype": self.spec.storage_dtype,
             "hook": self.hook,
+            "modules": [f"{point.path}.{point.side}" for point in self.points],
+            "batch_rule": rule.name,
             "pooling": self._corpus.pooling,
             "mask_rule": MASK_RULE,
             "next_token": self.spec.next_token,

@@ -6,6 +6,7 @@ The one place of this package that writes files. Same spec, same text, same toke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,7 @@ def _facts(plan: Plan[Any], dataset: Dataset, sequences: pa.Table, labels: pa.Ta
         },
         "unknown_token_fraction": _unknown_fraction(dataset),
         "sequences_by_class": dict(sorted(by_class.items())),
+        "skipped": [asdict(total) for total in dataset.skipped],
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparse_probing.config import SPLITS, CollectionSpec, Pooling
 from sparse_probing.datasets.sampling import NearDuplicates, assign_splits, order_key, split_quotas
-from sparse_probing.datasets.sources import Document, Source, ending, windows
+from sparse_probing.datasets.sources import Document, Skipped, Source, ending, windows
 from sparse_probing.datasets.tokens import SpecialTokens, Tokenizer, TokenSequence, encode, special_tokens
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.mistakes import choices, explain
@@ -125,6 +125,7 @@ class Dataset:
     sequences: tuple[Sequenced, ...]
     labels: tuple[Labels, ...]
     special: SpecialTokens
+    skipped: tuple[Skipped, ...]
 
 
 class Collection(ABC, Generic[OptionsT]):
@@ -236,20 +237,26 @@ class Collection(ABC, Generic[OptionsT]):
         DataError
             If some class has too few groups, sequences or labels in a split.
         """
-        documents = self.select(plan, self._read(plan))
+        found, skipped = self._read(plan)
+        documents = self.select(plan, found)
         splits = self._split(plan, documents)
         special = special_tokens(tokenizer)
         sequences = self._sequence(plan, documents, splits, tokenizer, special, progress)
         labels = tuple(self.label(plan, sequences, tokenizer))
-        return Dataset(*_drop_unlabelled(sequences, labels), special)
+        return Dataset(*_drop_unlabelled(sequences, labels), special, skipped)
 
-    def _read(self, plan: Plan[OptionsT]) -> dict[str, list[Document]]:
-        """Pieces of documents by class, each class in hash order."""
+    def _read(self, plan: Plan[OptionsT]) -> tuple[dict[str, list[Document]], tuple[Skipped, ...]]:
+        """Pieces of documents by class, each class in hash order; and what was skipped, a total for each reason."""
         options, seed = plan.options, plan.spec.seed
         heaps: dict[str, list[tuple[int, int, Document]]] = {}
+        skipped: dict[tuple[str, str], Skipped] = {}
         serial = 0
         for source in self.sources(options):
-            for document in source.documents(seed):
+            for document in source.readings(seed):
+                if isinstance(document, Skipped):
+                    before = skipped.setdefault((document.what, document.reason), replace(document, n=0))
+                    skipped[document.what, document.reason] = replace(before, n=before.n + document.n)
+                    continue
                 for piece in self._pieces(plan, document):
                     serial += 1
                     heap = heaps.setdefault(piece.label, [])
@@ -260,14 +267,17 @@ class Collection(ABC, Generic[OptionsT]):
                         heapq.heapreplace(heap, (-key, serial, piece))
         missing = [label for label in self.classes_needed(plan) if label not in heaps] if heaps else ["any"]
         if missing:
+            found = ", ".join(sorted(heaps)) or "none"
             raise DataError(
-                f"Collection {self.name}: no text of class {', '.join(missing)}; found {', '.join(sorted(heaps)) or 'none'}.",
+                f"Collection {self.name}: no text of class {', '.join(missing)}; found {found}."
+                + "".join(f" Skipped: {total}." for total in skipped.values()),
                 remedy="Check labels and paths in its options, or leave those classes out.",
             )
-        return {
+        documents = {
             label: [document for _, _, document in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
             for label, heap in sorted(heaps.items())
         }
+        return documents, tuple(skipped.values())
 
     def _pieces(self, plan: Plan[OptionsT], document: Document) -> Iterable[Document]:
         max_chars = plan.spec.context_length * CHARS_PER_TOKEN

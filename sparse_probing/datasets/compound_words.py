@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from sparse_probing.config import SPLITS
 from sparse_probing.datasets.collection import Collection, Feature, Labels, Options, Plan, Sequenced
 from sparse_probing.datasets.local_files import LocalTexts
-from sparse_probing.datasets.sources import Document, Source
+from sparse_probing.datasets.sources import Document, Skipped, Source
 from sparse_probing.datasets.tokens import Tokenizer
 from sparse_probing.errors import DataError
 
@@ -108,7 +108,14 @@ class Occurrences(Source):
 
     def documents(self, seed: int) -> Iterator[Document]:
         """See `Source.documents`."""
-        for document in self.texts.documents(seed):
+        return (found for found in self.readings(seed) if isinstance(found, Document))
+
+    def readings(self, seed: int) -> Iterator[Document | Skipped]:
+        """See `Source.readings`: what the texts skip; a text without any of the words is not skipped but used up."""
+        for document in self.texts.readings(seed):
+            if isinstance(document, Skipped):
+                yield document
+                continue
             folded = document.text.casefold()
             for bigram in self.bigrams:
                 first, second = bigram.split(" ")

@@ -1,26 +1,39 @@
-"""The user's own corpora: Parquet, JSON lines, CSV or TSV with named columns, or folders of text files.
+"""The user's own corpora: tables with named columns, or folders of text files.
 
-Reading only: which columns hold text, label and group is said by the options of a collection.
+Which files of a folder count, which column holds text, label and group, and what is skipped. How a column of a table
+becomes text is the business of `tables`.
+
+Files and folders below the named folder whose names begin with ``.`` or ``~$`` do not count, at any depth: they are the
+copies, locks and archives of other programs. If a table is among the rest, the tables are the texts, and other files
+beside them are skipped and counted; without a table every file is a text. Links are followed, but not in a circle.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from sparse_probing.datasets.sources import Document, Source, file_digest
+from sparse_probing.datasets.sources import (
+    NO_LABEL,
+    NO_TABLE,
+    NO_TEXT,
+    OTHER_LABEL,
+    Document,
+    Skipped,
+    Source,
+    file_digest,
+)
+from sparse_probing.datasets.tables import FORMATS, column_names, read_columns, table_format
 from sparse_probing.errors import InputError
 from sparse_probing.mistakes import did_you_mean, did_you_mean_path
 from sparse_probing.settings import user_path
 
-if TYPE_CHECKING:
-    import pyarrow.csv as pacsv
-
-TABLE_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
-READ_ROWS = 4096
+# Raised when the same files would give other documents: datasets made from them are then built again.
+READER_VERSION = "2"
+NOT_COUNTED = (".", "~$")
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,8 @@ class LocalTexts(Source):
     """Labelled texts in files of the user's.
 
     `path` is a table file, a folder of table files, or a folder of text files laid out as ``LABEL/GROUP/…/file`` or
-    ``LABEL/file`` (then each file is its own group).
+    ``LABEL/file`` (then each file is its own group). Rows and files without text, without a label, or with a label that
+    `labels` lacks are skipped; `readings` has them. Without a label column only those without text are.
 
     Parameters
     ----------
@@ -49,73 +63,95 @@ class LocalTexts(Source):
     default_label: str = "text"
 
     def check(self) -> None:
-        """See `Source.check`: the files are there and have the columns; no file is read through."""
-        for file in self._files():
-            if file.suffix in TABLE_SUFFIXES:
-                self._check_columns(file, _column_names(file))
+        """See `Source.check`: the files are there and have the columns; no file is read further than to see them."""
+        files = self._files()[0]
+        if self.label_column is not None and not any(table_format(file) or self._folders(file) for file in files):
+            raise InputError(
+                f"Folder {user_path(self.path)} holds {len(files)} files ({self._relative(files[0])}, …): none is a table "
+                f"({', '.join(FORMATS)}), and none lies in a folder LABEL.",
+                remedy="Convert or rename them (.json to .jsonl, if each line is an object), or move each into the folder "
+                "of its label.",
+            )
+        for file in files:
+            if table_format(file):
+                self._check_columns(file, column_names(file, self._columns()))
 
     def fingerprints(self) -> dict[str, str]:
         """See `Source.fingerprints`: names and contents, but not where the files lie."""
         together = hashlib.sha256()
-        for file in self._files():
+        for file in self._files()[0]:
             together.update(f"{self._relative(file)}\0{file_digest(file)}\n".encode())
-        return {f"files:{Path(self.path).name}": together.hexdigest()}
+        return {f"files:{Path(self.path).name}": together.hexdigest(), "reader": READER_VERSION}
 
     def documents(self, seed: int) -> Iterator[Document]:
         """See `Source.documents`."""
-        for file in self._files():
-            if file.suffix in TABLE_SUFFIXES:
-                yield from self._table_documents(file)
-            else:
-                yield from self._text_document(file)
+        return (found for found in self.readings(seed) if isinstance(found, Document))
+
+    def readings(self, seed: int) -> Iterator[Document | Skipped]:
+        """See `Source.readings`."""
+        files, others = self._files()
+        yield from (Skipped("files", NO_TABLE, self._relative(file)) for file in others)
+        for file in files:
+            yield from self._rows(file) if table_format(file) else [self._text(file)]
 
     def labels_found(self) -> Iterator[str]:
         """Labels as the texts have them, each once, as soon as it is found; of a table only its column is read."""
         seen: set[str] = set()
-        for file in self._files():
-            if file.suffix not in TABLE_SUFFIXES:
-                parts = Path(self._relative(file)).parts
-                found = {parts[0]} if len(parts) > 1 else set()
-                yield from sorted(found - seen)
-                seen |= found
+        for file in self._files()[0]:
+            if not table_format(file):
+                labels: Iterable[str | None] = self._folders(file)[:1]
             elif self.label_column is not None:
-                for columns in _column_batches(file, [self.label_column]):
-                    found = {str(label) for label in columns[self.label_column] if label is not None}
-                    yield from sorted(found - seen)
-                    seen |= found
+                labels = (label for (label,) in read_columns(file, [self.label_column]))
+            else:
+                labels = ()
+            for label in labels:
+                if label is not None and label not in seen:
+                    seen.add(label)
+                    yield label
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """The files that are read, and those that are skipped because they lie beside tables."""
         root = user_path(self.path)
         if root.is_file():
-            if root.suffix not in TABLE_SUFFIXES:
+            if not table_format(root):
                 raise InputError(
-                    f"{root} ends in {root.suffix or 'nothing'}; a table of texts ends in {', '.join(TABLE_SUFFIXES)}.",
-                    remedy="Convert it, or name a folder of text files laid out as LABEL/file.",
+                    f"{root} ends in {root.suffix or 'nothing'}; a table of texts ends in {', '.join(FORMATS)} "
+                    "(all but .parquet may be packed: .csv.gz).",
+                    remedy="Convert it, rename it (.json to .jsonl, if each line is an object), or name a folder of text "
+                    "files laid out as LABEL/file.",
                 )
-            return [root]
+            return [root], []
         if not root.is_dir():
             raise InputError(
                 f"Text {self.path!r} is not there (looked for {root.absolute()}){did_you_mean_path(root)}",
                 remedy="Put the file or folder there, or set options.path of the collection to where it is.",
             )
         try:
-            files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+            files = sorted(_files_below(root, frozenset()))
         except OSError as error:
             raise InputError(
                 f"Folder {root} cannot be read through: {error.strerror} ({error.filename}).",
                 remedy="Check its permissions, or set options.path to a folder of texts alone.",
             ) from error
-        tables = [path for path in files if path.suffix in TABLE_SUFFIXES]
         if not files:
-            raise InputError(f"Folder {root} is empty.", remedy="Put table files or folders LABEL/file into it.")
-        if tables:
-            self._check_not_mixed(root, tables, files)
-        return tables or files
+            raise InputError(
+                f"Folder {root} is empty (names that begin with {' or '.join(NOT_COUNTED)} do not count).",
+                remedy="Put table files or folders LABEL/file into it.",
+            )
+        tables = [path for path in files if table_format(path)]
+        if not tables:
+            return files, []
+        others = [path for path in files if not table_format(path)]
+        self._check_not_mixed(root, tables, others)
+        return tables, others
 
-    def _check_not_mixed(self, root: Path, tables: list[Path], files: list[Path]) -> None:
-        """Tables are read and other files are left alone, unless those are laid out as labelled texts, too."""
-        others = [path.relative_to(root) for path in files if path not in set(tables)]
-        texts = [path for path in others if len(path.parts) > 1 and not any(part[0] == "." for part in path.parts)]
+    def _check_not_mixed(self, root: Path, tables: list[Path], others: list[Path]) -> None:
+        """Tables are read and other files skipped, unless those are laid out as labelled texts, too.
+
+        Notes that programs leave beside their tables, such as ``_SUCCESS``, are no texts.
+        """
+        names = [path.relative_to(root) for path in others]
+        texts = [name for name in names if len(name.parts) > 1 and not name.name.startswith("_")]
         if texts:
             raise InputError(
                 f"Folder {root} holds {len(tables)} tables ({tables[0].relative_to(root)}, …) and {len(texts)} other files "
@@ -127,6 +163,10 @@ class LocalTexts(Source):
         root = user_path(self.path)
         return file.name if root.is_file() else file.relative_to(root).as_posix()
 
+    def _folders(self, file: Path) -> tuple[str, ...]:
+        """The folders between the named one and a file."""
+        return Path(self._relative(file)).parts[:-1]
+
     def _check_columns(self, file: Path, found: list[str]) -> None:
         for option in ("text_column", "label_column", "group_column"):
             column = getattr(self, option)
@@ -137,99 +177,79 @@ class LocalTexts(Source):
                 )
             if column is not None and column not in found:
                 raise InputError(
-                    f"{file} has columns {', '.join(found)}; {option} is {column!r}{did_you_mean(column, found)}",
+                    f"{file} has columns {', '.join(found) or 'none'}; {option} is {column!r}{did_you_mean(column, found)}",
                     remedy=f"Set options.{option} to one of them.",
                 )
+
+    def _columns(self) -> list[str]:
+        wanted = (self.text_column, self.label_column, self.group_column)
+        return list(dict.fromkeys(name for name in wanted if name is not None))
 
     def _label(self, found: str) -> str | None:
         return self.labels.get(found) if self.labels else found
 
-    def _table_documents(self, file: Path) -> Iterator[Document]:
-        wanted = [name for name in (self.text_column, self.label_column, self.group_column) if name is not None]
-        row = 0
-        for columns in _column_batches(file, list(dict.fromkeys(wanted))):
-            texts = columns[self.text_column]
-            found = columns[self.label_column] if self.label_column else [self.default_label] * len(texts)
-            groups = columns[self.group_column] if self.group_column else [None] * len(texts)
-            for text, raw_label, group in zip(texts, found, groups, strict=True):
-                row += 1
-                label = self._label(str(raw_label)) if self.label_column else self.default_label
-                if label is None or raw_label is None or not isinstance(text, str) or not text.strip():
-                    continue
-                if self.group_column and group is None:
+    def _rows(self, file: Path) -> Iterator[Document | Skipped]:
+        columns = self._columns()
+        name = self._relative(file)
+        for row, values in enumerate(read_columns(file, columns), 1):
+            found = dict(zip(columns, values, strict=True))
+            text = found[self.text_column]
+            raw = None if self.label_column is None else found[self.label_column]
+            label = self.default_label if self.label_column is None else raw and self._label(raw)
+            if raw and label is None:
+                yield Skipped("rows", OTHER_LABEL, f"{name} row {row}, {raw!r}")
+            elif text is None or not text.strip():
+                yield Skipped("rows", NO_TEXT, f"{name} row {row}")
+            elif label is None:
+                yield Skipped("rows", NO_LABEL, f"{name} row {row}")
+            elif self.group_column is None:
+                yield Document(text, f"{name}:{row}", file.name, label)
+            else:
+                group = found[self.group_column]
+                if group is None:
                     raise InputError(
                         f"{file} row {row}: column {self.group_column!r} is empty; a group is needed to keep texts together.",
                         remedy="Fill the column, or leave options.group_column out so that each row is its own group.",
                     )
-                name = f"{self._relative(file)}:{row}" if group is None else str(group)
-                yield Document(text, name, file.name, label)
+                yield Document(text, group, file.name, label)
 
-    def _text_document(self, file: Path) -> Iterator[Document]:
-        parts = Path(self._relative(file)).parts
-        label = (self._label(parts[0]) if len(parts) > 1 else None) if self.label_column else self.default_label
+    def _text(self, file: Path) -> Document | Skipped:
+        name, folders = self._relative(file), self._folders(file)
+        label: str | None = self.default_label
+        if self.label_column is not None:
+            if not folders:
+                return Skipped("files", NO_LABEL, f"{name} lies in no folder LABEL")
+            label = self._label(folders[0])
         if label is None:
-            return
-        group = "/".join(parts[:2]) if len(parts) > 2 else "/".join(parts)
+            return Skipped("files", OTHER_LABEL, name)
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8-sig")
         except (UnicodeDecodeError, OSError) as error:
             raise InputError(f"Cannot read {file} as UTF-8 text: {error}.", remedy="Convert or remove it.") from error
-        if text.strip():
-            yield Document(text, group, file.name, label)
+        if not text.strip():
+            return Skipped("files", NO_TEXT, name)
+        return Document(text, "/".join(Path(name).parts[:2]), file.name, label)
 
 
-def _column_names(file: Path) -> list[str]:
-    import pyarrow as pa
-    import pyarrow.csv as pacsv
-    import pyarrow.json as pajson
-    import pyarrow.parquet as pq
-
-    try:
-        if file.suffix == ".parquet":
-            return list(pq.read_schema(file).names)
-        if file.suffix == ".jsonl":
-            with file.open("rb") as stream:
-                first = stream.readline()
-            return list(pajson.read_json(pa.BufferReader(first)).schema.names)
-        with pacsv.open_csv(file, parse_options=_delimiter(file)) as reader:
-            return list(reader.schema.names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _column_batches(file: Path, columns: list[str]) -> Iterator[dict[str, list[Any]]]:
-    import pyarrow as pa
-    import pyarrow.csv as pacsv
-    import pyarrow.json as pajson
-    import pyarrow.parquet as pq
-
-    try:
-        if file.suffix == ".parquet":
-            for batch in pq.ParquetFile(file).iter_batches(READ_ROWS, columns=columns):
-                yield batch.to_pydict()
-        elif file.suffix == ".jsonl":
-            with pajson.open_json(file) as reader:
-                for batch in reader:
-                    yield batch.select(columns).to_pydict()
-        else:
-            text = pacsv.ConvertOptions(
-                include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True
+def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """The files of a folder that count; `above` are the folders that it lies in, by whatever links."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith(NOT_COUNTED):
+            continue
+        # Bytes of a name that are no UTF-8 appear as these characters.
+        if any("\udc80" <= char <= "\udcff" for char in path.name):
+            raise InputError(
+                f"{folder} holds a name that is no UTF-8: {os.fsencode(path.name)!r}.",
+                remedy="Rename the file or folder.",
             )
-            parse = _delimiter(file)
-            with pacsv.open_csv(file, parse_options=parse, convert_options=text) as reader:
-                for batch in reader:
-                    yield batch.to_pydict()
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, KeyError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _delimiter(file: Path) -> pacsv.ParseOptions:
-    import pyarrow.csv as pacsv
-
-    return pacsv.ParseOptions(delimiter="\t" if file.suffix == ".tsv" else ",", newlines_in_values=True)
-
-
-def _unreadable(file: Path, error: Exception) -> InputError:
-    kind = {".parquet": "Parquet", ".jsonl": "JSON lines", ".csv": "CSV", ".tsv": "TSV"}[file.suffix]
-    detail = str(error).splitlines()[0]
-    return InputError(f"{file} is not readable as {kind}: {detail}", remedy="Mend or convert the file.")
+        if path.is_dir():
+            yield from _files_below(path, above | {real})
+        elif path.is_file():
+            yield path
+        elif path.is_symlink():
+            raise InputError(
+                f"{path} is a link to a file that is not there.", remedy="Fetch the file, or remove the link."
+            )

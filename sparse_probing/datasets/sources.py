@@ -14,11 +14,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from sparse_probing.datasets.sampling import order_key
 from sparse_probing.errors import InputError
 
 DEMO_REQUIREMENTS = "requirements-demo.txt"
+
+# Reasons why people's own rows and files are skipped.
+NO_TEXT = "no text"
+NO_LABEL = "no label"
+OTHER_LABEL = "a label that was not asked for"
+NO_TABLE = "no suffix of a table, beside tables"
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,32 @@ class Document:
     label: str
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """What a source did not pass on, and why.
+
+    Attributes
+    ----------
+    what:
+        Rows of tables, or files.
+    reason:
+        `NO_TEXT`, `NO_LABEL`, `OTHER_LABEL` or `NO_TABLE`.
+    first:
+        The first of them, for people: a file, and its row.
+    n:
+        How many.
+    """
+
+    what: Literal["rows", "files"]
+    reason: str
+    first: str
+    n: int = 1
+
+    def __str__(self) -> str:
+        counted = f"1 {self.what[:-1]}" if self.n == 1 else f"{self.n:,} {self.what}"
+        return f"{counted} with {self.reason} (first: {self.first})"
+
+
 class Source(ABC):
     """Base of all sources."""
 
@@ -57,6 +90,10 @@ class Source(ABC):
     @abstractmethod
     def documents(self, seed: int) -> Iterator[Document]:
         """All documents, in an order that depends on nothing but the text; `seed` decides what a bounded source leaves out."""
+
+    def readings(self, seed: int) -> Iterator[Document | Skipped]:
+        """`documents`, and among them what was found but could not be one. Most sources skip nothing."""
+        yield from self.documents(seed)
 
 
 def installed_version(package: str) -> str:

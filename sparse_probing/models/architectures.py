@@ -5,7 +5,6 @@ Reads modules and shapes alone; no weights are loaded and nothing runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +15,9 @@ from sparse_probing.errors import InputError
 from sparse_probing.models.hooks import HOOK_NAMES, layers_of, place_points, why_not
 from sparse_probing.models.limits import check_reads_text
 from sparse_probing.models.structure import find_stack
+
+_SHOWN = ("mlp.hook_post", "mlp.hook_pre", "hook_mlp_out", "hook_attn_out")
+OVERVIEW_COLUMNS = ("architectures", "block", *_SHOWN, "remark")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,17 @@ class HookRow:
     width: int | None
     layers: tuple[int, ...]
     lacks: str
+
+    @property
+    def layer_ranges(self) -> str:
+        """The layers in words, such as ``0–5, 7``."""
+        runs: list[list[int]] = []
+        for layer in self.layers:
+            if runs and layer == runs[-1][-1] + 1:
+                runs[-1].append(layer)
+            else:
+                runs.append([layer])
+        return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def describe(model: nn.Module) -> list[HookRow]:
@@ -87,16 +100,37 @@ def of_default_configuration(architecture: str) -> nn.Module | None:
         return None
 
 
-def overview() -> Iterator[tuple[str, list[HookRow] | str]]:
-    """Each architecture with its hooks at its default configuration, or with the reason why it has none."""
+def overview() -> list[tuple[str, ...]]:
+    """Architectures by their default configuration, those with the same modules in one row of `OVERVIEW_COLUMNS`.
+
+    Modules are relative to the block.
+    """
+    alike: dict[tuple[str, ...], list[str]] = {}
     for architecture in text_architectures():
         model = of_default_configuration(architecture)
-        if model is None:
-            continue
-        try:
-            yield architecture, describe(model)
-        except InputError as error:
-            yield architecture, error.message
+        if model is not None:
+            alike.setdefault(_row(model), []).append(architecture)
+    return [(", ".join(names), *row) for row, names in alike.items()]
+
+
+def _row(model: nn.Module) -> tuple[str, ...]:
+    try:
+        rows = describe(model)
+    except InputError as error:
+        reason = error.message.partition(") ")[2].partition("; found")[0].rstrip(".")
+        return (*[""] * (len(_SHOWN) + 1), reason)
+    stack = f"{find_stack(model).path}.{{layer}}"
+    modules = [
+        ", ".join(
+            dict.fromkeys(row.module.removeprefix(f"{stack}.") for row in rows if row.hook == hook and row.module)
+        )
+        for hook in _SHOWN
+    ]
+    return (stack, *modules, "; ".join(dict.fromkeys(_remark(row) for row in rows if row.lacks)))
+
+
+def _remark(row: HookRow) -> str:
+    return f"in some layers {row.lacks}" if row.layers else row.lacks
 
 
 def _layers(model: nn.Module, hook: str) -> tuple[int, ...]:

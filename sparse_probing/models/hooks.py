@@ -136,6 +136,11 @@ def find_points(model: nn.Module, hook: str, layers: tuple[int, ...] | None = No
     """
     name = canonical_hook(hook)
     points = place_points(model, name, check_layers(model, name, layers))
+    if len({id(point.module) for point in points}) < len(points):
+        raise InputError(
+            f"Layers of {type(model).__name__} share one module {points[0].path}; a hook is read once a module and pass.",
+            remedy="Set extraction.layers to layers with modules of their own.",
+        )
     widths = {point.width for point in points}
     if len(widths) > 1:
         narrow = [point.layer for point in points if point.width == points[0].width]

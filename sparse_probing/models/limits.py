@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sparse_probing.errors import InputError
-from sparse_probing.models.structure import model_type, text_config
+from sparse_probing.models.structure import is_of_text, model_type, text_config
 
 _POSITIONS = re.compile(r"(^|[._])(wpe|pos\w*_?emb\w*|position\w*|embed_pos\w*|pos_enc\w*|pos)$")
 
@@ -27,10 +27,11 @@ def max_positions(model: nn.Module) -> int | None:
     stated = getattr(text_config(model), "max_position_embeddings", None)
     limits = []
     for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and _POSITIONS.search(path):
+        if isinstance(module, nn.Embedding) and _POSITIONS.search(path) and is_of_text(path):
             limits.append(_rows(module, stated))
     for path, tensor in [*model.named_buffers(), *model.named_parameters(recurse=True), *_plain_tensors(model)]:
-        if tensor.ndim == 2 and stated is not None and tensor.shape[0] == stated and _POSITIONS.search(path):
+        is_table = tensor.ndim == 2 and stated is not None and tensor.shape[0] == stated
+        if is_table and _POSITIONS.search(path) and is_of_text(path):
             limits.append(int(tensor.shape[0]))
     return min(limits, default=None)
 

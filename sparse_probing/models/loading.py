@@ -25,6 +25,7 @@ from sparse_probing.models.precision import fastest_dtype, stored_dtype
 from sparse_probing.models.sources import (
     TOKENIZER_FILES,
     WEIGHTS_PATTERN,
+    Source,
     check_tokenizer,
     find_source,
 )
@@ -101,7 +102,7 @@ def resolve_model(
         text alone, or it lacks the kind of attention that the spec asks for.
     """
     source = find_source(spec)
-    folder = convert_gguf(source.path, models_dir) if source.is_gguf else source.path
+    folder = _folder(source, models_dir)
     facts = _described(folder, models_dir)
     if spec.attention == "sdpa" and not facts["has_sdpa"]:
         raise InputError(
@@ -131,6 +132,17 @@ def resolve_model(
         n_positions=facts["n_positions"],
         n_embeddings=facts["n_embeddings"],
     )
+
+
+def local_folder(spec: ModelSpec, *, models_dir: Path) -> Path:
+    """Folder of a model's configuration, safetensors and tokenizer on this machine: downloaded or converted if need be.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be had (see `preflight`).
+    """
+    return _folder(find_source(spec), models_dir)
 
 
 def load_tokenizer(resolved: ResolvedModel) -> Any:
@@ -223,6 +235,10 @@ def choose_device(device: str = "auto") -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"Device {device!r} asked for; torch finds no CUDA device.", remedy="Use auto or cpu.")
     return device
+
+
+def _folder(source: Source, models_dir: Path) -> Path:
+    return convert_gguf(source.path, models_dir) if source.is_gguf else source.path
 
 
 def _described(folder: Path, models_dir: Path) -> dict[str, Any]:

@@ -109,6 +109,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, Stack] = WeakKeyDictionary()
 _EXCEPTIONS: dict[str, _Exception] = {
     # Encoders that normalise each sum, with the names of norms that others give to norms of additions.
     **dict.fromkeys(("gte", "jina_embeddings_v3", "nomic_bert"), _Exception(has_norms_of_additions=False)),
+    **dict.fromkeys(("zamba", "zamba2"), _Exception(lacks="its layers share attention and MLP")),
     "mobilebert": _Exception(lacks="its blocks have several feed-forward networks between bottlenecks"),
 }
 
@@ -128,6 +129,11 @@ def text_config(model: nn.Module) -> Any:
 def model_type(model: nn.Module) -> str:
     """The architecture's name in the configuration, such as ``gpt_neox``."""
     return str(getattr(text_config(model), "model_type", "unknown"))
+
+
+def is_of_text(path: str) -> bool:
+    """Whether a module belongs to what reads text, in a model that may read pixels or sound, too."""
+    return not _OTHER_SENSES.search(path)
 
 
 def find_stack(model: nn.Module) -> Stack:
@@ -150,14 +156,12 @@ def _find_stack(model: nn.Module) -> Stack:
     stacks = [
         (path, module)
         for path, module in lists
-        if not _OTHER_SENSES.search(path)
-        and not _parents(path) & outer
-        and any(_is_matrix(part) for part in module.modules())
+        if is_of_text(path) and not _parents(path) & outer and any(_is_matrix(part) for part in module.modules())
     ]
     name = f"Architecture {model_type(model)!r} ({type(model).__name__})"
     if len(stacks) != 1:
         found = f"{len(stacks)} stacks of blocks ({', '.join(path for path, _ in stacks)})" if stacks else "no blocks"
-        raise InputError(f"{name} has {found}; named hooks need one. Found {inventory(model)}.", remedy=REMEDY)
+        raise InputError(f"{name} has {found}; named hooks need one; found {inventory(model)}.", remedy=REMEDY)
     path, blocks = stacks[0]
     n_layers = getattr(text_config(model), "num_hidden_layers", None)
     if isinstance(n_layers, int) and n_layers > len(blocks):
@@ -225,14 +229,13 @@ def _parts(model: nn.Module, block: nn.Module) -> Block:
             lacks["mlp_out"] = f"it adds the outputs of several networks ({', '.join([*mixtures, *others])})"
     else:
         neurons = _neurons(block, region, width, rule)
-        if neurons is None:
+        pre = _pre(region, neurons, width) if neurons is not None else None
+        if pre is None:
+            neurons = None
             why = f"it has no MLP ({', '.join(state_space)} is a state-space block)" if state_space else "it has no MLP"
             lacks["neurons"] = lacks["pre"] = lacks["mlp_out"] = why
         else:
-            pre = _pre(region, neurons, width)
             mlp_out = neurons
-            if pre is None:
-                lacks["pre"] = "no projection of it is as wide as its neurons"
     if len(attention) == 1:
         attn_out = _attention_out(block, *attention[0], width)
     else:

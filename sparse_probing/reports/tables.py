@@ -21,8 +21,8 @@ from rich.table import Table
 from sparse_probing.errors import InputError
 from sparse_probing.warehouse.reads import BestNeuron, BestTargetProbe
 
-Format = Literal["table", "csv", "json"]
-FORMATS: tuple[Format, ...] = ("table", "csv", "json")
+Format = Literal["table", "csv", "json", "markdown"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "json", "markdown")
 MISSING = "–"
 
 
@@ -84,8 +84,8 @@ def format_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: s
     Parameters
     ----------
     format:
-        ``table`` (aligned text), ``csv`` (null is empty), or ``json`` (a list of objects; what is not a finite number
-        is null).
+        ``table`` (aligned text), ``csv`` (null is empty), ``json`` (a list of objects; what is not a finite number
+        is null), or ``markdown``.
 
     Raises
     ------
@@ -102,6 +102,11 @@ def format_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: s
         names = _distinct(columns)
         records = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
         return json.dumps(records, ensure_ascii=False, indent=1)
+    if format == "markdown":
+        cells = [columns, ["---"] * len(columns), *rows]
+        return "\n".join(
+            f"| {' | '.join('' if cell is None else str(cell).replace('|', '/') for cell in row)} |" for row in cells
+        )
     if format != "table":
         raise InputError(f"Format {format!r} unknown; expected {', '.join(FORMATS)}.", remedy="Choose one of them.")
     return _aligned(columns, rows)

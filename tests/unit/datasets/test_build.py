@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -334,18 +334,18 @@ def test_classes_that_the_texts_lack_are_found_before_any_work(
 
 def test_the_search_for_labels_ends_where_all_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pd.DataFrame({"text": "t", "label": ["a", "b"] * 10_000}).to_parquet(tmp_path / "texts.parquet")
-    batches = []
-    whole = local_files._column_batches
+    read: list[tuple[str | None, ...]] = []
+    whole = local_files.read_columns
 
-    def counted(file: Path, columns: list[str]) -> Any:
-        for batch in whole(file, columns):
-            batches.append(sorted(batch))
-            yield batch
+    def counted(file: Path, columns: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
+        for row in whole(file, columns):
+            read.append(row)
+            yield row
 
-    monkeypatch.setattr(local_files, "_column_batches", counted)
+    monkeypatch.setattr(local_files, "read_columns", counted)
     path = str(tmp_path / "texts.parquet")
     preflight(CollectionSpec(collection="labelled_text", options={"path": path, "classes": ["a", "b"]}))
-    assert batches == [["label"]]
+    assert read == [("a",), ("b",)]
 
 
 def test_a_class_with_two_groups_is_a_data_error(tmp_path: Path, write_corpus: Write, tokenizer: Any) -> None:

@@ -15,10 +15,11 @@ from torch import nn
 from transformers.activations import ACT2CLS, ACT2FN
 
 from sparse_probing.activations import Selection, extract
+from sparse_probing.activations.capture import BatchRule
 from sparse_probing.activations.self_check import check_model
 from sparse_probing.errors import InputError
 from sparse_probing.models.hooks import HOOK_NAMES, HookPoint, find_points, layers_of, select_input, select_tensor
-from sparse_probing.models.limits import check_reads_text
+from sparse_probing.models.limits import check_reads_text, max_positions
 from sparse_probing.models.structure import sides
 from tests.architectures import (
     DENSE_LAYERS,
@@ -31,6 +32,7 @@ from tests.architectures import (
     VOCABULARY,
     WIDTH,
     tiny_architecture,
+    tiny_of_two_senses,
 )
 
 TOKENS = torch.arange(3, 15)[None]
@@ -256,3 +258,16 @@ def test_what_named_hooks_do_not_fit_is_refused_in_one_line(architecture: str) -
 def _use(model: nn.Module) -> None:
     check_reads_text(model)
     find_points(model, "post")
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "llava"])
+def test_the_decoder_of_a_vision_language_model_is_taken_as_such(architecture: str) -> None:
+    """Its own blocks, positions and masks count, not those of the part that reads pixels."""
+    model = tiny_of_two_senses(architecture)
+    check_reads_text(model)
+    points = find_points(model, "post")
+    assert [point.path for point in points] == [
+        f"language_model.layers.{layer}.mlp.down_proj" for layer in range(N_LAYERS)
+    ]
+    assert max_positions(model) is None
+    assert check_model(model, {"mlp.hook_post": points}, longest=100) == BatchRule(needs_mask=False)

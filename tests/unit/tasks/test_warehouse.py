@@ -12,7 +12,7 @@ from tasks import warehouse
 
 def test_a_removed_log_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(warehouse, "say", said.append)
+    monkeypatch.setattr(warehouse, "say_and_log", said.append)
     monkeypatch.setenv("SPARSE_PROBING_DATA", str(tmp_path))
     monkeypatch.setattr(loading, "publish", lambda working, snapshot: None)
     warehouse.publish_snapshot.fn()
