@@ -29,7 +29,7 @@ from torch import nn
 
 from benchmarks.corpus import write_text_dataset, write_token_dataset
 from sparse_probing.activations import extraction
-from sparse_probing.activations.capture import collate
+from sparse_probing.activations.capture import BatchRule, collate
 from sparse_probing.activations.plan import Corpus, plan_batches, plan_shards, read_corpus
 from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.models.hooks import find_points
@@ -62,7 +62,7 @@ def input_ids(corpus: Corpus, members: Sequence[np.ndarray[Any, Any]], device: t
     out = []
     for chosen in members:
         tokens = [corpus.sequence(int(index)) for index in chosen]
-        batch = collate(tokens, chosen, corpus.selection, device=device, needs_mask=False)
+        batch = collate(tokens, chosen, corpus.selection, device=device, rule=BatchRule(needs_mask=False))
         out.append(batch.inputs["input_ids"])
     return out
 

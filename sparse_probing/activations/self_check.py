@@ -18,7 +18,7 @@ from torch import nn
 from sparse_probing.activations.capture import BatchRule, Capture, collate
 from sparse_probing.activations.plan import Selection
 from sparse_probing.errors import InputError
-from sparse_probing.models.hooks import HookPoint, find_points, layers_of, select_input, select_tensor
+from sparse_probing.models.hooks import HookPoint, find_points, layers_of, place_points, select_input, select_tensor
 from sparse_probing.models.limits import check_length, max_positions, n_embeddings, padding_id
 from sparse_probing.models.structure import is_of_text, text_config
 
@@ -58,20 +58,22 @@ def check_model(model: nn.Module, points: _Points, *, longest: int) -> BatchRule
     _check_additions(model, points, whole)
     alone = _values(model, points, [whole], BatchRule(), ends_early=False)
     tolerance = _tolerance(model)
-    one_way = _agree(_first(alone, _N_SHORT), _values(model, points, [short], BatchRule()), tolerance)
+    short_alone = _values(model, points, [short], BatchRule())
+    one_way = _agree(_first(alone, _N_SHORT), short_alone, tolerance)
     rules = [BatchRule(needs_mask=True, pad_token_id=pad), BatchRule(equal_lengths=True, pad_token_id=pad)]
     if one_way and not _says_two_way(model):
         rules.insert(0, BatchRule(needs_mask=False, pad_token_id=pad))
     for rule in rules:
         if equal_lengths and not rule.equal_lengths:
             continue
-        # Of one length: the same tokens in another order.
-        other = whole[::-1].copy() if rule.equal_lengths else short
+        other, other_alone = short, short_alone
+        if rule.equal_lengths:
+            # Of one length: the same tokens in another order.
+            other = whole[::-1].copy()
+            other_alone = _values(model, points, [other], BatchRule())
         together = _values(model, points, [whole, other], rule)
         of_other = {hook: values[:, _N_TOKENS:] for hook, values in together.items()}
-        if _agree(_first(together, _N_TOKENS), alone, tolerance) and _agree(
-            of_other, _values(model, points, [other], BatchRule()), tolerance
-        ):
+        if _agree(_first(together, _N_TOKENS), alone, tolerance) and _agree(of_other, other_alone, tolerance):
             return rule
     raise InputError(
         f"{name}: activations of a text depend on the other texts in its batch, even at equal lengths.",
@@ -173,17 +175,21 @@ def _check_additions(model: nn.Module, points: _Points, tokens: NDArray[np.int64
 
     Two forms are known: resid_pre + attn_out + mlp_out = resid_post, and that of encoders which normalise each sum.
     """
-    wanted = sorted({point.layer for hook in _SUMS for point in points.get(hook, [])})
-    for layer in wanted:
-        hooks = [hook for hook in _SUMS if layer in _layers(model, hook)]
-        additions = {hook: find_points(model, hook, (layer,))[0] for hook in hooks}
-        block = find_points(model, "hook_resid_post", (layer,))[0].module
-        seen = _run_block(model, block, additions, tokens)
-        if not _adds_up(seen, list(additions), _tolerance(model)):
-            asked = next(hook for hook in _SUMS if hook in points)
+    wanted = tuple(sorted({point.layer for hook in _SUMS for point in points.get(hook, [])}))
+    if not wanted:
+        return
+    blocks = {point.layer: point.module for point in find_points(model, "hook_resid_post", wanted)}
+    additions: dict[int, dict[str, HookPoint]] = {layer: {} for layer in wanted}
+    for hook in _SUMS:
+        for point in place_points(model, hook, [layer for layer in _layers(model, hook) if layer in blocks]):
+            additions[point.layer][hook] = point
+    tolerance = _tolerance(model)
+    for layer, seen in _run_blocks(model, blocks, additions, tokens).items():
+        if not _adds_up(seen, tolerance):
+            asked = next(hook for hook in _SUMS if hook in points and hook in additions[layer])
             raise InputError(
                 f"{asked} of {type(model).__name__} is not what block {layer} adds to the residual stream "
-                f"(looked at {additions[asked].path}).",
+                f"(looked at {additions[layer][asked].path}).",
                 remedy="Use hook_resid_post, mlp.hook_post, or the path of a module in extraction.hook.",
             )
 
@@ -206,9 +212,28 @@ class _Seen:
 
 
 @torch.inference_mode()
-def _run_block(model: nn.Module, block: nn.Module, additions: dict[str, HookPoint], tokens: NDArray[np.int64]) -> _Seen:
-    seen = _Seen()
-    handles = [
+def _run_blocks(
+    model: nn.Module,
+    blocks: dict[int, nn.Module],
+    additions: dict[int, dict[str, HookPoint]],
+    tokens: NDArray[np.int64],
+) -> dict[int, _Seen]:
+    """What some blocks take, give and add, by layer, in one pass."""
+    seen = {layer: _Seen() for layer in blocks}
+    handles: list[Any] = []
+    for layer, block in blocks.items():
+        handles += _watch(block, additions[layer], seen[layer])
+    try:
+        device = next(model.parameters()).device
+        model(input_ids=torch.from_numpy(tokens)[None].to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _watch(block: nn.Module, additions: dict[str, HookPoint], seen: _Seen) -> list[Any]:
+    handles: list[Any] = [
         block.register_forward_pre_hook(
             lambda m, args, kwargs: setattr(seen, "before", _copy(select_input(args, kwargs))), with_kwargs=True
         ),
@@ -224,27 +249,24 @@ def _run_block(model: nn.Module, block: nn.Module, additions: dict[str, HookPoin
         if "Norm" in type(module).__name__:
             handles.append(
                 module.register_forward_hook(
-                    lambda m, args, out: seen.norms.append((_copy(select_tensor(args)), _copy(select_tensor(out))))
+                    lambda m, args, kwargs, out: seen.norms.append(
+                        (_copy(select_input(args, kwargs)), _copy(select_tensor(out)))
+                    ),
+                    with_kwargs=True,
                 )
             )
     for child in block.children():
         handles.append(child.register_forward_hook(lambda m, args, out: seen.children.extend(_tensors(out))))
-    try:
-        device = next(model.parameters()).device
-        model(input_ids=torch.from_numpy(tokens)[None].to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+    return handles
 
 
-def _adds_up(seen: _Seen, hooks: list[str], tolerance: float) -> bool:
+def _adds_up(seen: _Seen, tolerance: float) -> bool:
     parts = list(seen.additions.values())
     rows = seen.before.shape
     if any(found.numel() != seen.after.numel() for found in (seen.before, *parts)):
         return False
     # Beside an MLP a block may have a mixer that is no attention: whatever one of its children gives.
-    others = [] if len(hooks) == len(_SUMS) else [found for found in seen.children if found.numel() == rows.numel()]
+    others = [] if len(parts) == len(_SUMS) else [found for found in seen.children if found.numel() == rows.numel()]
     for more in ([], *([other] for other in others)):
         total = seen.before + sum((part.reshape(rows) for part in (*parts, *more)), torch.zeros_like(seen.before))
         if _close(total, seen.after, tolerance):

@@ -109,11 +109,12 @@ def overview() -> list[tuple[str, ...]]:
     for architecture in text_architectures():
         model = of_default_configuration(architecture)
         if model is not None:
-            alike.setdefault(_row(model), []).append(architecture)
+            alike.setdefault(overview_row(model), []).append(architecture)
     return [(", ".join(names), *row) for row, names in alike.items()]
 
 
-def _row(model: nn.Module) -> tuple[str, ...]:
+def overview_row(model: nn.Module) -> tuple[str, ...]:
+    """The columns of `OVERVIEW_COLUMNS` but the first: modules relative to the block, or why there are none."""
     try:
         rows = describe(model)
     except InputError as error:

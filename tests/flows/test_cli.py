@@ -120,3 +120,51 @@ def test_sql_before_any_study_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "demo" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_architectures_of_a_model_name_hook_module_width_and_layers(tmp_path: Path) -> None:
+    from tests.architectures import tiny_architecture
+
+    tiny_architecture("jamba").save_pretrained(tmp_path / "jamba")
+    done = run("architectures", str(tmp_path / "jamba"), "--format", "csv", data=tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "hook,module,width,layers,lacks",
+        'mlp.hook_post,layers.{layer}.feed_forward.down_proj.input,48,"0, 2",'
+        '"its MLP is a mixture of experts, whose neurons are not offered"',
+        'mlp.hook_pre,layers.{layer}.feed_forward.gate_proj.output,48,"0, 2",'
+        '"its MLP is a mixture of experts, whose neurons are not offered"',
+        'hook_mlp_out,layers.{layer}.feed_forward.down_proj.output,16,"0, 2",',
+        "hook_mlp_out,layers.{layer}.feed_forward.output,16,1,",
+        "hook_attn_out,layers.{layer}.self_attn.o_proj.output,16,1,it has no attention",
+        "hook_resid_pre,layers.{layer}.input,16,0–2,",
+        "hook_resid_post,layers.{layer}.output,16,0–2,",
+    ]
+
+
+def test_architectures_of_a_model_that_hooks_do_not_fit_is_one_line(tmp_path: Path) -> None:
+    from tests.architectures import tiny_architecture
+
+    tiny_architecture("albert").save_pretrained(tmp_path / "albert")
+    done = run("architectures", str(tmp_path / "albert"), data=tmp_path / "data")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "runs 1 blocks (encoder.albert_layer_groups) 3 times" in done.stderr
+    assert done.stderr.count("\n") == 1
+    gone = run("architectures", str(tmp_path / "albrt"), data=tmp_path / "data")
+    assert gone.returncode == 2
+    assert "did you mean" in gone.stderr
+    assert gone.stderr.count("\n") == 1
+
+
+def test_the_table_of_architectures_in_the_docs_is_the_command_s(tmp_path: Path) -> None:
+    """Some rows of it: the whole takes half a minute."""
+    from sparse_probing.models.architectures import of_default_configuration, overview_row
+
+    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if line[:2] == "| "]
+    table = {name: row for row in cells for name in row[0].split(", ")}
+    for architecture in ("gpt2", "llama", "gemma2", "bert", "phi3", "mpt"):
+        model = of_default_configuration(architecture)
+        assert model is not None
+        assert table[architecture][1:6] == list(overview_row(model)[:5])
