@@ -127,12 +127,12 @@ def test_other_axes_are_refused() -> None:
         rule_of(model)
 
 
-def test_a_router_is_no_row_of_a_token() -> None:
-    """Experts get the tokens that are sent to them, in an order of their own: no axis is a position."""
-    model = tiny_architecture("mixtral")
-    path = next(name for name, _ in model.layers[0].named_modules() if name.endswith("experts"))
-    points = find_points(model, f"layers.{{layer}}.{path}.output")
-    assert check_model(model, {points[0].hook: points}, longest=12) == BatchRule(needs_mask=False)
+@pytest.mark.parametrize(("n_chosen", "said"), [(2, "gave a tensor of shape"), (1, "depend on the other texts")])
+def test_rows_in_the_order_of_experts_are_refused(n_chosen: int, said: str) -> None:
+    """JetMoE sorts tokens by expert: with one expert a token the axes are right, and the rows are those of other tokens."""
+    model = tiny_architecture("jetmoe", num_local_experts=4, num_experts_per_tok=n_chosen)
+    with pytest.raises((ArtifactError, InputError), match=said):
+        rule_of(model, "layers.{layer}.mlp.input_linear.output")
 
 
 def test_wide_results_of_half_precision_models_are_kept_wide() -> None:
