@@ -127,7 +127,7 @@ MIXTURES = tuple(_MIXTURES.split())
 STATE_SPACE = ("falcon_mamba", "mamba")
 # What is said of models that named hooks do not fit.
 REFUSED = {
-    "albert": "runs 1 blocks .* 3 times",
+    "albert": "has 1 block .* for 3 layers",
     "bart": "encoder-decoder",
     "bigbird_pegasus": "encoder-decoder",
     "flaubert": "2 stacks of blocks",

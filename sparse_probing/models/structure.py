@@ -35,6 +35,7 @@ _NORM_OF_ATTENTION = (
     re.compile(r"^post_self_attn_(layer)?norm$|^post_operator_norm$|^post_norm1$"),
     re.compile(r"^post_attention_(layer)?norm$"),
 )
+REMEDY = "Name a module path such as 'layers.{layer}.mlp.down_proj.input' in extraction.hook."
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,8 @@ class Stack:
 
 @dataclass(frozen=True)
 class _Exception:
-    """Where the tree of modules misleads: paths relative to the block, or a reason to give none."""
+    """Where the tree of modules misleads: about norms of additions, or so that no part is given, for a reason."""
 
-    neurons: str | None = None
-    mlp_out: str | None = None
-    attn_out: str | None = None
     has_norms_of_additions: bool = True
     lacks: str | None = None
 
@@ -166,13 +164,11 @@ def _find_stack(model: nn.Module) -> Stack:
     n_layers = getattr(text_config(model), "num_hidden_layers", None)
     if isinstance(n_layers, int) and n_layers > len(blocks):
         raise InputError(
-            f"{name} runs {len(blocks)} blocks ({path}) {n_layers} times; a hook is read once a block and pass.",
+            f"{name} has {len(blocks)} block{'s' * (len(blocks) != 1)} ({path}) for {n_layers} layers; a hook is read once "
+            "a block and pass.",
             remedy="Probe a model whose layers have blocks of their own.",
         )
     return Stack(path, tuple(_parts(model, block) for block in blocks))
-
-
-REMEDY = "Name a module path such as 'layers.{layer}.mlp.down_proj.input' in extraction.hook."
 
 
 def inventory(model: nn.Module) -> str:
@@ -228,7 +224,7 @@ def _parts(model: nn.Module, block: nn.Module) -> Block:
         else:
             lacks["mlp_out"] = f"it adds the outputs of several networks ({', '.join([*mixtures, *others])})"
     else:
-        neurons = _neurons(block, region, width, rule)
+        neurons = _neurons(region, width)
         pre = _pre(region, neurons, width) if neurons is not None else None
         if pre is None:
             neurons = None
@@ -246,17 +242,15 @@ def _parts(model: nn.Module, block: nn.Module) -> Block:
         block,
         neurons=neurons,
         pre=pre,
-        mlp_out=_at(block, rule.mlp_out) if rule.mlp_out else mlp_out,
-        attn_out=_at(block, rule.attn_out) if rule.attn_out else attn_out,
+        mlp_out=mlp_out,
+        attn_out=attn_out,
         scale=_scale(text_config(model)),
         lacks=lacks,
     )
 
 
-def _neurons(block: nn.Module, region: list[tuple[str, nn.Module]], width: int, rule: _Exception) -> Part | None:
+def _neurons(region: list[tuple[str, nn.Module]], width: int) -> Part | None:
     """The last projection back to the stream outside of attention, of the MLP's own module if it has one."""
-    if rule.neurons is not None:
-        return _at(block, rule.neurons)
     whole = [
         (name, child)
         for name, child in region

@@ -149,7 +149,7 @@ def test_architectures_of_a_model_that_hooks_do_not_fit_is_one_line(tmp_path: Pa
     done = run("architectures", str(tmp_path / "albert"), data=tmp_path / "data")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "runs 1 blocks (encoder.albert_layer_groups) 3 times" in done.stderr
+    assert "has 1 block (encoder.albert_layer_groups) for 3 layers" in done.stderr
     assert done.stderr.count("\n") == 1
     gone = run("architectures", str(tmp_path / "albrt"), data=tmp_path / "data")
     assert gone.returncode == 2
