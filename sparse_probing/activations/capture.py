@@ -6,9 +6,9 @@ and never reaches a language-model head. Which batches there are is not decided 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import nn
 from sparse_probing.activations.plan import Selection
 from sparse_probing.activations.pooling import pool_ranges
 from sparse_probing.errors import ArtifactError
-from sparse_probing.models.hooks import HookPoint, select_input, select_tensor
+from sparse_probing.models.hooks import HookPoint
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,6 @@ class Capture:
     ) -> None:
         self._model = model
         self._ends_early = ends_early
-        self._options = {"use_cache": False} if _takes(model, "use_cache") else {}
         self._points = points
         self._pooling = selection.pooling
         self._handles: list[Any] = []
@@ -157,7 +156,7 @@ class Capture:
     def __enter__(self) -> Capture:
         for hook, points in self._points.items():
             for index, point in enumerate(points):
-                self._handles.append(self._register(hook, index, point))
+                self._handles.append(point.watch(partial(self._keep, hook, index, point)))
         return self
 
     def __exit__(
@@ -179,7 +178,7 @@ class Capture:
         self._out, self._seen = {}, set()
         self._batch = batch
         try:
-            self._model(**batch.inputs, **self._options)
+            self._model(**batch.inputs, use_cache=False)
         except _StopForward:
             pass
         finally:
@@ -192,16 +191,6 @@ class Capture:
             )
         out, self._out = self._out, {}
         return out
-
-    def _register(self, hook: str, index: int, point: HookPoint) -> Any:
-        if point.side == "output":
-            return point.module.register_forward_hook(
-                lambda module, args, output: self._keep(hook, index, point, select_tensor(output))
-            )
-        return point.module.register_forward_pre_hook(
-            lambda module, args, kwargs: self._keep(hook, index, point, select_input(args, kwargs)),
-            with_kwargs=True,
-        )
 
     def _keep(self, hook: str, index: int, point: HookPoint, tensor: torch.Tensor) -> None:
         batch = self._batch
@@ -263,9 +252,3 @@ def _to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def _takes(model: nn.Module, name: str) -> bool:
-    """Whether a model's forward pass takes an argument of that name."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    return any(one.name == name or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)

@@ -15,7 +15,7 @@ from torch import nn
 from sparse_probing import schemas
 from sparse_probing.activations.chosen_neurons import check_neurons
 from sparse_probing.config import ExtractionSpec
-from sparse_probing.models.hooks import HookPoint, canonical_hook, find_points, layers_of
+from sparse_probing.models.hooks import HookPoint, canonical_hook, check_layers, find_points
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def choose_columns(model: nn.Module, spec: ExtractionSpec) -> tuple[list[HookPoi
         width = points[0].width
         ids = np.arange(width, dtype=np.int32)
         return points, Columns(tuple(point.layer for point in points), (ids,) * len(points), width, True)
-    check_neurons(spec, type(model).__name__, n_layers=layers_of(model, hook)[-1] + 1)
+    check_neurons(spec, type(model).__name__, n_layers=check_layers(model, hook)[-1] + 1)
     points = find_points(model, hook, tuple(wanted))
     for point in points:
         check_neurons(spec, type(model).__name__, width=point.width, layer=point.layer)

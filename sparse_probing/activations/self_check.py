@@ -1,6 +1,6 @@
 """What is found out about a model on a few tokens before any work: does it do what extraction takes for granted?
 
-Three short passes over seven tokens tell whether padding reaches other tokens (and so which `BatchRule` the model
+Three short passes over seven tokens (a fourth for additions) tell whether padding reaches other tokens (and so which `BatchRule` the model
 needs), whether a row depends on what else is in its batch, whether each hooked module runs once and gives (sequence,
 position, value), and whether what is called a block's addition to the residual stream is that. No file, no data.
 """
@@ -8,6 +8,9 @@ position, value), and whether what is called a block's addition to the residual 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,14 @@ from torch import nn
 
 from sparse_probing.activations.capture import BatchRule, Capture, collate
 from sparse_probing.activations.plan import Selection
-from sparse_probing.errors import InputError
-from sparse_probing.models.hooks import HookPoint, find_points, layers_of, place_points, select_input, select_tensor
+from sparse_probing.errors import ArtifactError, InputError
+from sparse_probing.models.hooks import (
+    HookPoint,
+    layers_of,
+    place_points,
+    select_input,
+    select_tensor,
+)
 from sparse_probing.models.limits import check_length, max_positions, n_embeddings, padding_id
 from sparse_probing.models.structure import is_of_text, text_config
 
@@ -178,110 +187,90 @@ def _check_additions(model: nn.Module, points: _Points, tokens: NDArray[np.int64
     wanted = tuple(sorted({point.layer for hook in _SUMS for point in points.get(hook, [])}))
     if not wanted:
         return
-    blocks = {point.layer: point.module for point in find_points(model, "hook_resid_post", wanted)}
-    additions: dict[int, dict[str, HookPoint]] = {layer: {} for layer in wanted}
-    for hook in _SUMS:
-        for point in place_points(model, hook, [layer for layer in _layers(model, hook) if layer in blocks]):
-            additions[point.layer][hook] = point
+    hooked: dict[int, dict[str, HookPoint]] = {layer: {} for layer in wanted}
+    for hook in ("hook_resid_pre", "hook_resid_post", *_SUMS):
+        for point in place_points(model, hook, [layer for layer in layers_of(model, hook) if layer in hooked]):
+            hooked[point.layer][hook] = point
     tolerance = _tolerance(model)
-    for layer, seen in _run_blocks(model, blocks, additions, tokens).items():
+    for layer, seen in _run_blocks(model, hooked, tokens).items():
         if not _adds_up(seen, tolerance):
-            asked = next(hook for hook in _SUMS if hook in points and hook in additions[layer])
+            asked = next(hook for hook in _SUMS if hook in points and hook in hooked[layer])
             raise InputError(
                 f"{asked} of {type(model).__name__} is not what block {layer} adds to the residual stream "
-                f"(looked at {additions[layer][asked].path}).",
+                f"(looked at {hooked[layer][asked].path}).",
                 remedy="Use hook_resid_post, mlp.hook_post, or the path of a module in extraction.hook.",
             )
 
 
-def _layers(model: nn.Module, hook: str) -> tuple[int, ...]:
-    try:
-        return layers_of(model, hook)
-    except InputError:
-        return ()
-
-
+@dataclass(frozen=True)
 class _Seen:
-    """Tensors of one block in one pass: its input and output, its additions, its norms' and children's."""
+    """Tensors of one block in one pass: by hook; of its norms, what went in and came out; what its children gave."""
 
-    def __init__(self) -> None:
-        self.before = self.after = torch.empty(0)
-        self.additions: dict[str, torch.Tensor] = {}
-        self.norms: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.children: list[torch.Tensor] = []
+    hooks: dict[str, torch.Tensor] = field(default_factory=dict)
+    norms: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    children: list[torch.Tensor] = field(default_factory=list)
 
 
 @torch.inference_mode()
 def _run_blocks(
-    model: nn.Module,
-    blocks: dict[int, nn.Module],
-    additions: dict[int, dict[str, HookPoint]],
-    tokens: NDArray[np.int64],
+    model: nn.Module, hooked: dict[int, dict[str, HookPoint]], tokens: NDArray[np.int64]
 ) -> dict[int, _Seen]:
     """What some blocks take, give and add, by layer, in one pass."""
-    seen = {layer: _Seen() for layer in blocks}
+    seen = {layer: _Seen() for layer in hooked}
     handles: list[Any] = []
-    for layer, block in blocks.items():
-        handles += _watch(block, additions[layer], seen[layer])
+    for layer, points in hooked.items():
+        handles += _watch(points, seen[layer])
     try:
         device = next(model.parameters()).device
-        model(input_ids=torch.from_numpy(tokens)[None].to(device))
+        model(input_ids=torch.from_numpy(tokens)[None].to(device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     return seen
 
 
-def _watch(block: nn.Module, additions: dict[str, HookPoint], seen: _Seen) -> list[Any]:
-    handles: list[Any] = [
-        block.register_forward_pre_hook(
-            lambda m, args, kwargs: setattr(seen, "before", _copy(select_input(args, kwargs))), with_kwargs=True
-        ),
-        block.register_forward_hook(lambda m, args, out: setattr(seen, "after", _copy(select_tensor(out)))),
+def _watch(points: dict[str, HookPoint], seen: _Seen) -> list[Any]:
+    def keep(hook: str, tensor: torch.Tensor) -> None:
+        seen.hooks[hook] = _copy(points[hook].read(tensor))
+
+    def keep_norm(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        seen.norms.append((_copy(select_input(args, kwargs)), _copy(select_tensor(out))))
+
+    def keep_child(module: nn.Module, args: Any, out: Any) -> None:
+        # A child that gives no tensor adds nothing.
+        with suppress(ArtifactError):
+            seen.children.append(_copy(select_tensor(out)))
+
+    block = points["hook_resid_post"].module
+    norms = [module for module in block.modules() if "Norm" in type(module).__name__]
+    return [
+        *(point.watch(partial(keep, hook)) for hook, point in points.items()),
+        *(module.register_forward_hook(keep_norm, with_kwargs=True) for module in norms),
+        *(child.register_forward_hook(keep_child) for child in block.children()),
     ]
-    for hook, point in additions.items():
-        handles.append(
-            point.module.register_forward_hook(
-                lambda m, args, out, h=hook, p=point: seen.additions.update({h: _copy(p.read(select_tensor(out)))})
-            )
-        )
-    for module in block.modules():
-        if "Norm" in type(module).__name__:
-            handles.append(
-                module.register_forward_hook(
-                    lambda m, args, kwargs, out: seen.norms.append(
-                        (_copy(select_input(args, kwargs)), _copy(select_tensor(out)))
-                    ),
-                    with_kwargs=True,
-                )
-            )
-    for child in block.children():
-        handles.append(child.register_forward_hook(lambda m, args, out: seen.children.extend(_tensors(out))))
-    return handles
 
 
 def _adds_up(seen: _Seen, tolerance: float) -> bool:
-    parts = list(seen.additions.values())
-    rows = seen.before.shape
-    if any(found.numel() != seen.after.numel() for found in (seen.before, *parts)):
+    before, after = seen.hooks["hook_resid_pre"], seen.hooks["hook_resid_post"]
+    parts = {hook: seen.hooks[hook] for hook in _SUMS if hook in seen.hooks}
+    if any(found.numel() != after.numel() for found in (before, *parts.values())):
         return False
+    parts = {hook: part.reshape(before.shape) for hook, part in parts.items()}
     # Beside an MLP a block may have a mixer that is no attention: whatever one of its children gives.
-    others = [] if len(parts) == len(_SUMS) else [found for found in seen.children if found.numel() == rows.numel()]
-    for more in ([], *([other] for other in others)):
-        total = seen.before + sum((part.reshape(rows) for part in (*parts, *more)), torch.zeros_like(seen.before))
-        if _close(total, seen.after, tolerance):
-            return True
+    others = (
+        []
+        if len(parts) == len(_SUMS)
+        else [found.reshape(before.shape) for found in seen.children if found.numel() == before.numel()]
+    )
+    total = before + sum(parts.values(), torch.zeros_like(before))
+    if any(_close(total + other, after, tolerance) for other in (torch.zeros_like(before), *others)):
+        return True
     # Of a block that normalises each sum: norm(before + attention) = middle, norm(middle + MLP) = after.
-    mlp = seen.additions.get("hook_mlp_out")
-    firsts = [seen.additions["hook_attn_out"]] if "hook_attn_out" in seen.additions else others
-    middles = [
-        out
-        for first in firsts
-        for into, out in seen.norms
-        if _close(seen.before + first.reshape(rows), into, tolerance)
-    ]
+    mlp = parts.get("hook_mlp_out")
+    firsts = [parts["hook_attn_out"]] if "hook_attn_out" in parts else others
+    middles = [out for first in firsts for into, out in seen.norms if _close(before + first, into, tolerance)]
     return mlp is not None and any(
-        _close(middle + mlp.reshape(rows), into, tolerance) and _close(out, seen.after, tolerance)
+        _close(middle + mlp, into, tolerance) and _close(out, after, tolerance)
         for middle in middles
         for into, out in seen.norms
     )
@@ -296,10 +285,3 @@ def _close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> boo
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().float().clone()
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    try:
-        return [_copy(select_tensor(value))]
-    except Exception:  # a child that gives no tensor adds nothing
-        return []

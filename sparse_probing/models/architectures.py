@@ -6,7 +6,7 @@ Reads modules and shapes alone; no weights are loaded and nothing runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from sparse_probing.errors import InputError
 from sparse_probing.models.hooks import HOOK_NAMES, layers_of, place_points, why_not
 from sparse_probing.models.limits import check_reads_text
-from sparse_probing.models.structure import find_stack
+from sparse_probing.models.structure import find_stack, named
 
 _SHOWN = ("mlp.hook_post", "mlp.hook_pre", "hook_mlp_out", "hook_attn_out")
 OVERVIEW_COLUMNS = ("architectures", "block", *_SHOWN, "remark")
@@ -65,11 +65,11 @@ def describe(model: nn.Module) -> list[HookRow]:
         If named hooks do not fit the model at all, with the reason.
     """
     check_reads_text(model)
-    n_layers = len(find_stack(model).blocks)
+    blocks = find_stack(model).blocks
     rows: list[HookRow] = []
     for hook in HOOK_NAMES:
-        there = _layers(model, hook)
-        lacks = "" if len(there) == n_layers else _why(model, hook, next(i for i in range(n_layers) if i not in there))
+        there = layers_of(model, hook)
+        lacks = next((why_not(block, hook) for layer, block in enumerate(blocks) if layer not in there), "")
         found: dict[tuple[str, int], list[int]] = {}
         for point in place_points(model, hook, there):
             columns = "" if point.columns is None else f"[:{point.columns.stop}]"
@@ -89,15 +89,24 @@ def text_architectures() -> list[str]:
     return sorted(names)
 
 
-def of_default_configuration(architecture: str) -> nn.Module | None:
-    """The base model of an architecture's default configuration, without weights; None where there is none."""
+def of_default_configuration(architecture: str) -> nn.Module:
+    """The base model of an architecture's default configuration, without weights.
+
+    Raises
+    ------
+    InputError
+        If there is none: some configurations are made from others, or want a package that is not here.
+    """
     from transformers import CONFIG_MAPPING, AutoModel
 
     try:
         with torch.device("meta"):
             return cast(nn.Module, AutoModel.from_config(CONFIG_MAPPING[architecture](), trust_remote_code=False))
-    except Exception:  # a configuration that is made from others, or wants a package that is not here
-        return None
+    except Exception as error:  # whatever a configuration lacks, its own code says
+        raise InputError(
+            f"Architecture {architecture!r} has no model of its default configuration here.",
+            remedy="Name the folder of a model of it.",
+        ) from error
 
 
 def overview() -> list[tuple[str, ...]]:
@@ -107,18 +116,19 @@ def overview() -> list[tuple[str, ...]]:
     """
     alike: dict[tuple[str, ...], list[str]] = {}
     for architecture in text_architectures():
-        model = of_default_configuration(architecture)
-        if model is not None:
-            alike.setdefault(overview_row(model), []).append(architecture)
+        alike.setdefault(overview_row(architecture), []).append(architecture)
     return [(", ".join(names), *row) for row, names in alike.items()]
 
 
-def overview_row(model: nn.Module) -> tuple[str, ...]:
+def overview_row(architecture: str) -> tuple[str, ...]:
     """The columns of `OVERVIEW_COLUMNS` but the first: modules relative to the block, or why there are none."""
+    subject = f"Architecture {architecture!r} "
     try:
+        model = of_default_configuration(architecture)
+        subject = f"{named(model)} "
         rows = describe(model)
     except InputError as error:
-        reason = error.message.partition(") ")[2].partition("; found")[0].rstrip(".")
+        reason = error.message.removeprefix(subject).partition("; found")[0].rstrip(".")
         return (*[""] * (len(_SHOWN) + 1), reason)
     stack = f"{find_stack(model).path}.{{layer}}"
     modules = [
@@ -132,14 +142,3 @@ def overview_row(model: nn.Module) -> tuple[str, ...]:
 
 def _remark(row: HookRow) -> str:
     return f"in some layers {row.lacks}" if row.layers else row.lacks
-
-
-def _layers(model: nn.Module, hook: str) -> tuple[int, ...]:
-    try:
-        return layers_of(model, hook)
-    except InputError:
-        return ()
-
-
-def _why(model: Any, hook: str, layer: int) -> str:
-    return why_not(find_stack(model).blocks[layer], hook)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sparse_probing.config import CollectionSpec, ExtractionSpec
-from sparse_probing.models.hooks import canonical_hook, check_layers, layers_of
+from sparse_probing.models.hooks import canonical_hook, check_layers
 from sparse_probing.models.limits import check_length, check_tokens
 from sparse_probing.models.loading import ResolvedModel, without_weights
 
@@ -37,9 +37,9 @@ def check_fits(
         model = model or without_weights(resolved.folder)
         hook = canonical_hook(extraction.hook)
         chosen = extraction.neurons_by_layer()
-        check_layers(model, hook, tuple(chosen) if chosen is not None else extraction.layers)
-        there = layers_of(model, hook)
-        if extraction.layers is None and chosen is None and len(there) < resolved.n_layers:
+        wanted = tuple(chosen) if chosen is not None else extraction.layers
+        there = check_layers(model, hook, wanted)
+        if wanted is None and len(there) < resolved.n_layers:
             lines.append(
                 f"{resolved.short_name}: {len(there)} of {resolved.n_layers} layers have {hook} "
                 f"({', '.join(map(str, there))}); the others are left out."

@@ -7,12 +7,13 @@ value; `activations.capture` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.models.hook_names import HOOK_NAMES as HOOK_NAMES
@@ -75,36 +76,28 @@ class HookPoint:
         wanted = tensor if self.columns is None else tensor[..., self.columns]
         return wanted if self.scale == 1.0 else wanted * self.scale
 
+    def watch(self, see: Callable[[torch.Tensor], None]) -> RemovableHandle:
+        """Have `see` called with the module's tensor, unread, whenever the module runs, until the handle is removed."""
+        if self.side == "output":
+            return self.module.register_forward_hook(lambda module, args, output: see(select_tensor(output)))
+        return self.module.register_forward_pre_hook(
+            lambda module, args, kwargs: see(select_input(args, kwargs)), with_kwargs=True
+        )
+
 
 def layers_of(model: nn.Module, hook: str) -> tuple[int, ...]:
-    """Layers at which a hook can be placed, ascending.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
+    """Layers at which a hook can be placed, ascending; none where the model has no stack of blocks for named hooks."""
     name = canonical_hook(hook)
-    if not is_module_path(name):
+    if is_module_path(name):
+        path = name.rsplit(".", 1)[0]
+        pattern = re.compile(r"(\d+)".join(re.escape(part) for part in path.split("{layer}", 1)) + "$")
+        matches = (pattern.match(module) for module, _ in model.named_modules())
+        return tuple(sorted(int(match[1]) for match in matches if match))
+    try:
         blocks = find_stack(model).blocks
-        found = tuple(layer for layer, block in enumerate(blocks) if _part(block, name) is not None)
-        if not found:
-            raise InputError(
-                f"{type(model).__name__} has no {name} in any layer: {why_not(blocks[0], name)}; "
-                f"found {inventory(model)}.",
-                remedy=REMEDY,
-            )
-        return found
-    path = name.rsplit(".", 1)[0]
-    pattern = re.compile(r"(\d+)".join(re.escape(part) for part in path.split("{layer}", 1)) + "$")
-    matches = (pattern.match(module.replace("{layer}", "")) for module, _ in model.named_modules())
-    layers = tuple(sorted(int(match[1]) for match in matches if match))
-    if not layers:
-        raise InputError(
-            f"No module {path.format(layer=0)!r} in {type(model).__name__}; found {inventory(model)}.",
-            remedy="Edit extraction.hook.",
-        )
-    return layers
+    except InputError:
+        return ()
+    return tuple(layer for layer, block in enumerate(blocks) if _part(block, name) is not None)
 
 
 def check_layers(model: nn.Module, hook: str, layers: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -117,6 +110,8 @@ def check_layers(model: nn.Module, hook: str, layers: tuple[int, ...] | None = N
     """
     name = canonical_hook(hook)
     there = layers_of(model, name)
+    if not there:
+        raise _nowhere(model, name)
     chosen = there if layers is None else tuple(sorted(set(layers)))
     wrong = [layer for layer in chosen if layer not in there]
     if wrong or not chosen:
@@ -204,6 +199,19 @@ def why_not(block: Block, name: str) -> str:
     return block.lacks.get(_PARTS[name][0], "it is not there")
 
 
+def _nowhere(model: nn.Module, name: str) -> InputError:
+    """Why no layer of a model has a hook."""
+    if is_module_path(name):
+        path = name.rsplit(".", 1)[0].format(layer=0)
+        return InputError(
+            f"No module {path!r} in {type(model).__name__}; found {inventory(model)}.", remedy="Edit extraction.hook."
+        )
+    why = why_not(find_stack(model).blocks[0], name)
+    return InputError(
+        f"{type(model).__name__} has no {name} in any layer: {why}; found {inventory(model)}.", remedy=REMEDY
+    )
+
+
 def _absent(model: nn.Module, name: str, wrong: list[int], there: tuple[int, ...]) -> str:
     """Which of the wanted layers are not there, or why they lack the hook, and which have it."""
     kind = type(model).__name__
@@ -229,12 +237,11 @@ def _at_path(model: nn.Module, name: str, layers: Sequence[int]) -> list[HookPoi
     paths = [path.format(layer=layer) for layer in layers]
     modules = [model.get_submodule(one) for one in paths]
     widths = [_width_of(Part(one, module), side) for one, module in zip(paths, modules, strict=True)]
-    if None in widths:
-        widths = list(_measured_widths(model, name, modules, side))
-    return [
+    points = [
         HookPoint(name, layer, module, side, width or 0, one)
         for layer, module, width, one in zip(layers, modules, widths, paths, strict=True)
     ]
+    return _measured(model, points) if None in widths else points
 
 
 def _point(model: nn.Module, stack: str, block: Block, name: str, layer: int) -> HookPoint:
@@ -262,33 +269,23 @@ def _width_of(part: Part, side: Side) -> int | None:
 
 
 @torch.no_grad()
-def _measured_widths(model: nn.Module, name: str, modules: list[nn.Module], side: Side) -> list[int]:
-    """Size of the last axis of some modules' tensors, by a pass over one token."""
-    widths: dict[int, int] = {}
-
-    def note(index: int, tensor: torch.Tensor) -> None:
-        widths[index] = int(tensor.shape[-1])
-
-    handles = []
-    for index, module in enumerate(modules):
-        if side == "output":
-            handles.append(module.register_forward_hook(lambda m, args, out, i=index: note(i, select_tensor(out))))
-        else:
-            handles.append(
-                module.register_forward_pre_hook(
-                    lambda m, args, kwargs, i=index: note(i, select_input(args, kwargs)),
-                    with_kwargs=True,
-                )
-            )
+def _measured(model: nn.Module, points: list[HookPoint]) -> list[HookPoint]:
+    """The points with the widths that their tensors have in a pass over one token."""
+    widths: dict[str, int] = {}
+    handles = [
+        point.watch(lambda tensor, path=point.path: widths.update({path: int(tensor.shape[-1])}))  # type: ignore[misc]
+        for point in points
+    ]
     try:
         model(input_ids=torch.ones(1, 1, dtype=torch.long, device=next(model.parameters()).device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    if len(widths) < len(modules):
+    missing = [point.path for point in points if point.path not in widths]
+    if missing:
         raise InputError(
-            f"{len(modules) - len(widths)} of {len(modules)} modules {name} of {type(model).__name__} were not run in a "
-            "forward pass.",
+            f"{len(missing)} of {len(points)} modules {points[0].hook} of {type(model).__name__} were not run in a forward "
+            f"pass ({missing[0]}).",
             remedy="Edit extraction.hook.",
         )
-    return [widths[index] for index in range(len(modules))]
+    return [replace(point, width=widths[point.path]) for point in points]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sparse_probing.errors import InputError
-from sparse_probing.models.structure import is_of_text, model_type, text_config
+from sparse_probing.models.structure import is_of_text, named, text_config
 
 _POSITIONS = re.compile(r"(^|[._])(wpe|pos\w*_?emb\w*|position\w*|embed_pos\w*|pos_enc\w*|pos)$")
 
@@ -29,7 +29,7 @@ def max_positions(model: nn.Module) -> int | None:
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding) and _POSITIONS.search(path) and is_of_text(path):
             limits.append(_rows(module, stated))
-    for path, tensor in [*model.named_buffers(), *model.named_parameters(recurse=True), *_plain_tensors(model)]:
+    for path, tensor in [*model.named_buffers(), *model.named_parameters(), *_plain_tensors(model)]:
         is_table = tensor.ndim == 2 and stated is not None and tensor.shape[0] == stated
         if is_table and _POSITIONS.search(path) and is_of_text(path):
             limits.append(int(tensor.shape[0]))
@@ -55,8 +55,8 @@ def padding_id(model: nn.Module) -> int:
 
 
 def check_reads_text(model: nn.Module) -> None:
-    """Raise `InputError` unless the model's forward pass takes token ids and has one stack of blocks for them."""
-    name = f"Architecture {model_type(model)!r} ({type(model).__name__})"
+    """Raise `InputError` unless the model's forward pass takes token ids, and those of one text."""
+    name = named(model)
     parameters = inspect.signature(model.forward).parameters
     if "input_ids" not in parameters:
         raise InputError(

@@ -129,6 +129,11 @@ def model_type(model: nn.Module) -> str:
     return str(getattr(text_config(model), "model_type", "unknown"))
 
 
+def named(model: nn.Module) -> str:
+    """How messages begin that speak of a model's architecture."""
+    return f"Architecture {model_type(model)!r} ({type(model).__name__})"
+
+
 def is_of_text(path: str) -> bool:
     """Whether a module belongs to what reads text, in a model that may read pixels or sound, too."""
     return not _OTHER_SENSES.search(path)
@@ -156,7 +161,7 @@ def _find_stack(model: nn.Module) -> Stack:
         for path, module in lists
         if is_of_text(path) and not _parents(path) & outer and any(_is_matrix(part) for part in module.modules())
     ]
-    name = f"Architecture {model_type(model)!r} ({type(model).__name__})"
+    name = named(model)
     if len(stacks) != 1:
         found = f"{len(stacks)} stacks of blocks ({', '.join(path for path, _ in stacks)})" if stacks else "no blocks"
         raise InputError(f"{name} has {found}; named hooks need one; found {inventory(model)}.", remedy=REMEDY)

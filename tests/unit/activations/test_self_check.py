@@ -152,7 +152,9 @@ class _Noisy(nn.Module):
         self.inner, self.config = inner, inner.config
         self.get_input_embeddings = inner.get_input_embeddings
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, use_cache: bool = True
+    ) -> Any:
         embedded = self.inner.get_input_embeddings()(input_ids) * len(input_ids)
         return self.inner(inputs_embeds=embedded, attention_mask=attention_mask)
 

@@ -172,16 +172,9 @@ def test_additions_are_what_the_block_adds(architecture: str) -> None:
             parameter.copy_(values)
     scale = after.abs().max()
     assert float((after - without - (of_mlp - rest)).abs().max() / scale) < 1e-5
-    if layer in _layers(model, "hook_attn_out"):
+    if layer in layers_of(model, "hook_attn_out"):
         of_attention = read(model, find_points(model, "hook_attn_out", (layer,)))[0]
         assert float((after - before - of_mlp - of_attention).abs().max() / scale) < 1e-5
-
-
-def _layers(model: nn.Module, hook: str) -> tuple[int, ...]:
-    try:
-        return layers_of(model, hook)
-    except InputError:
-        return ()
 
 
 @pytest.mark.parametrize("architecture", EVERY)
@@ -192,7 +185,7 @@ def test_rows_are_those_of_each_text_alone(architecture: str) -> None:
     sequences = [rng.integers(3, VOCABULARY, length) for length in (5, 12, 9, 12)]
     start = np.concatenate([np.arange(len(sequence)) for sequence in sequences])
     owner = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-    hooks = [hook for hook in HOOK_NAMES if _layers(model, hook)]
+    hooks = [hook for hook in HOOK_NAMES if layers_of(model, hook)]
     if architecture in NO_ADDITIONS:
         hooks = [hook for hook in hooks if hook not in ("hook_mlp_out", "hook_attn_out")]
     assert {"hook_resid_pre", "hook_resid_post"} <= set(hooks)
@@ -208,20 +201,18 @@ def test_rows_are_those_of_each_text_alone(architecture: str) -> None:
         assert_equal(values, wanted)
 
 
-@pytest.mark.parametrize("architecture", [name for name in EVERY if name not in ("deepseek_v2", "jamba")])
-def test_the_parallel_plan_names_the_same_projections(architecture: str) -> None:
+def test_the_parallel_plan_names_the_same_projections() -> None:
     """Transformers' plan for several devices marks the projections back to the stream ``rowwise``: a second witness."""
-    model = model_of(architecture)
-    plan = getattr(model.config, "base_model_tp_plan", None) or {}
-    rowwise = {path for path, kind in plan.items() if kind.startswith("rowwise") and "attn" not in path}
-    found = {
-        point.path.replace(f".{point.layer}.", ".*.") for point in map(_neurons, [model] * len(_layers(model, "post")))
+    plans = {name: getattr(model_of(name).config, "base_model_tp_plan", None) for name in PROJECTION}
+    marked = {
+        name: {path for path, kind in plan.items() if kind.startswith("rowwise") and "attn" not in path}
+        for name, plan in plans.items()
+        if plan
     }
-    assert found <= rowwise or not rowwise or "experts" in str(plan)
-
-
-def _neurons(model: nn.Module) -> HookPoint:
-    return find_points(model, "mlp.hook_post")[0]
+    assert len(marked) >= 20
+    for name, rowwise in marked.items():
+        points = find_points(model_of(name), "mlp.hook_post")
+        assert {point.path.replace(f".{point.layer}.", ".*.") for point in points} <= rowwise, name
 
 
 @pytest.mark.parametrize("architecture", sorted(NO_ADDITIONS))
@@ -234,7 +225,7 @@ def test_additions_of_another_kind_are_refused(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", [*DENSE_LAYERS, *MIXTURES])
 def test_mixtures_of_experts_have_neurons_in_dense_layers_alone(architecture: str) -> None:
     model = model_of(architecture)
-    assert _layers(model, "post") == DENSE_LAYERS.get(architecture, ())
+    assert layers_of(model, "post") == DENSE_LAYERS.get(architecture, ())
     with pytest.raises(InputError, match="mixture of experts") as caught:
         find_points(model, "post", (1,))
     assert "\n" not in str(caught.value)

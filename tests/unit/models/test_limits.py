@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from sparse_probing.activations.columns import choose_columns
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.fits import check_fits
@@ -119,3 +120,9 @@ def test_the_width_of_a_module_without_weights_is_measured() -> None:
     """An activation function's output was taken to be as wide as the residual stream."""
     points = find_points(tiny_architecture("llama"), "layers.{layer}.mlp.act_fn.output")
     assert [point.width for point in points] == [N_NEURONS] * 3
+
+
+def test_chosen_neurons_of_a_hook_that_is_nowhere_are_one_line() -> None:
+    spec = ExtractionSpec(hook="post", neurons=((0, 1),))
+    with pytest.raises(InputError, match=r"MixtralModel has no mlp\.hook_post in any layer"):
+        choose_columns(tiny_architecture("mixtral"), spec)

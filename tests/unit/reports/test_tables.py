@@ -123,3 +123,8 @@ def test_tables_are_aligned_numbers_to_the_right() -> None:
 def test_an_unknown_format_is_an_input_error() -> None:
     with pytest.raises(InputError, match="expected table, csv, json"):
         format_rows(["a"], [], format="xml")
+
+
+def test_markdown_is_a_table_whose_cells_hold_no_bar() -> None:
+    text = format_rows(["hook", "layers"], [("post", "0–2"), ("a|b", None)], "markdown")
+    assert text.splitlines() == ["| hook | layers |", "| --- | --- |", "| post | 0–2 |", "| a/b |  |"]
