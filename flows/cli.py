@@ -90,6 +90,11 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="run the validation checks again; exit 1 if one of severity error fails")
     check.add_argument("--all", action="store_true", help="list passed checks too")
 
+    commands.add_parser("repair", help="read all that is stored; what is damaged is set aside and made anew")
+
+    freeing = commands.add_parser("gc", help="what nobody needs any more: superseded runs, and what was set aside")
+    freeing.add_argument("--delete", action="store_true", help="free it; without this it is only listed")
+
     commands.add_parser("report", help="write the HTML report from the published results")
 
     neurons = commands.add_parser("neurons", help="lists of neurons to pass on")
@@ -149,6 +154,10 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         return _sql(options, settings)
     if options.command == "check":
         return _check(options, settings)
+    if options.command == "repair":
+        return _repair(settings)
+    if options.command == "gc":
+        return _free(options.delete, settings)
     if options.command == "report":
         return _report(settings)
     if options.command == "neurons":
@@ -173,10 +182,18 @@ def _console() -> Console:
 
 def _study(profile: str, settings: Settings) -> int:
     from sparse_probing.config import load_profile
-    from sparse_probing.preflight import check_names, preflight
 
     started = time.monotonic()
     plan = load_profile(profile)
+    run_ids = _run_study(plan, profile, settings)
+    _summary(_console(), run_ids, settings, time.monotonic() - started)
+    return 0
+
+
+def _run_study(plan: StudySpec, profile: str, settings: Settings) -> list[str]:
+    """Run a study to its end; returns the ids of its runs."""
+    from sparse_probing.preflight import check_names, preflight
+
     check_names(plan)
     from flows import services
 
@@ -200,11 +217,10 @@ def _study(profile: str, settings: Settings) -> int:
     log = settings.local_dir / "logs" / "study.log"
     try:
         with log_to_file(log), show_progress(console), end_with_the_server(api_url) if api_url else nullcontext():
-            run_ids = study(profile=profile, spec=plan)
+            run_ids: list[str] = study(profile=profile, spec=plan)
+            return run_ids
     except Exception as error:
         raise as_one_line(error, log=log) from error
-    _summary(console, run_ids, settings, time.monotonic() - started)
-    return 0
 
 
 def _warn_of_slow_dtypes(plan: StudySpec, settings: Settings) -> None:
@@ -410,11 +426,13 @@ def _check(options: argparse.Namespace, settings: Settings) -> int:
 
     check_published(settings)
     from sparse_probing.warehouse import connect, reads
+    from tasks.progress import show_progress
     from tasks.warehouse import check_again
 
     with connect(settings.snapshot_path) as connection:
         run_ids = [run.run_id for run in reads.runs(connection)]
-    check_again(run_ids)
+    with show_progress(_console(), with_prefect=False):
+        check_again(run_ids)
     with connect(settings.snapshot_path) as connection:
         results = reads.checks(connection)
     for result in results:
@@ -427,6 +445,48 @@ def _check(options: argparse.Namespace, settings: Settings) -> int:
     print(f"{len(results)} checks of {len(run_ids)} runs: {len(failed)} failed, {errors} of severity error.")
     print('Next: sparse-probing sql "select * from validation_checks where not passed"')
     return 1 if errors else 0
+
+
+def _repair(settings: Settings) -> int:
+    from tasks.progress import show_progress
+    from tasks.repair import find_and_set_aside, studies_to_repeat
+    from tasks.warehouse import publish_again
+
+    with show_progress(_console(), with_prefect=False):
+        n_artifacts, set_aside = find_and_set_aside()
+        publish_again()
+    print(f"{n_artifacts} artifacts were read: {len(set_aside)} damaged.")
+    plans, unknown = studies_to_repeat(set_aside)
+    for plan in plans:
+        _run_study(plan, plan.name, settings)
+    for path in unknown:
+        print(f"{path} is made anew by the next study that needs it.")
+    if plans:
+        print(
+            f"Made anew: {len(set_aside) - len(unknown)} artifacts. What was damaged lies in {settings.data_uri}/set_aside"
+        )
+    print("Next: sparse-probing check")
+    return 0
+
+
+def _free(delete: bool, settings: Settings) -> int:
+    from tasks.freeing import find_freeable, free
+    from tasks.progress import show_progress
+
+    found = find_freeable()
+    for one in found:
+        print(f"{one.size_bytes / 1e6:>10,.1f} MB  {one.location}  ({one.why})")
+    megabytes = sum(one.size_bytes for one in found) / 1e6
+    if not found:
+        print(f"Nothing in {settings.data_uri} can be freed.")
+    elif delete:
+        with show_progress(_console(), with_prefect=False):
+            free(found)
+        print(f"Freed: {megabytes:,.1f} MB.")
+    else:
+        print(f"{megabytes:,.1f} MB can be freed.")
+        print("Next: sparse-probing gc --delete")
+    return 0
 
 
 def _report(settings: Settings) -> int:

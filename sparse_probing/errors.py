@@ -43,6 +43,31 @@ class ArtifactError(SparseProbingError):
     """An artifact on disk is missing, unfinished, or does not match its manifest."""
 
 
+class DamageError(ArtifactError):
+    """A finished artifact's file is gone, or not what was written. What is damaged can be set aside and made anew.
+
+    Parameters
+    ----------
+    path:
+        The file, as a path on the data folder's filesystem.
+    """
+
+    def __init__(self, message: str, *, path: str, remedy: str = "") -> None:
+        super().__init__(
+            message,
+            remedy=remedy
+            or "Run the study again, or sparse-probing repair: what is damaged is set aside and made anew.",
+        )
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_damage, (self.message, self.path, self.remedy))
+
+
+def _rebuild_damage(message: str, path: str, remedy: str) -> DamageError:
+    return DamageError(message, path=path, remedy=remedy)
+
+
 class DataError(SparseProbingError):
     """Arrays or labels that no probe can be fitted to: one class only, not a number, too few samples."""
 

@@ -49,8 +49,10 @@ class Run:
     max_clipped_fraction: float
     max_quantisation_error: float | None
     quantisation_error_bound: float | None
+    spec: str
     package_versions: str
     created_at: datetime
+    superseded_by: str | None
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,15 @@ class QueryResult:
 
 
 def runs(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[Run]:
-    """All runs, or the given ones, by model, revision, collection and age."""
-    return _rows(con, Run, "named_runs", run_ids, "model, revision, collection, created_at, run_id")
+    """All runs that none supersedes, or of the given ones, by model, revision, collection and age."""
+    found = _rows(con, Run, "named_runs", run_ids, "model, revision, collection, created_at, run_id")
+    return [run for run in found if run.superseded_by is None]
+
+
+def superseded_runs(con: duckdb.DuckDBPyConnection) -> list[Run]:
+    """Runs that a newer run took the place of; rankings leave them out."""
+    found = _rows(con, Run, "named_runs", None, "model, revision, collection, created_at, run_id")
+    return [run for run in found if run.superseded_by is not None]
 
 
 def best_neurons(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[BestNeuron]:

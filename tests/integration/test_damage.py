@@ -1,0 +1,114 @@
+"""Whatever is damaged in a finished data folder, the next study sets it aside, makes it anew and ends in equal tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.soundness import artifacts, find_damage
+from tests.integration.test_study import contents
+
+ROOT = Path(__file__).parents[2]
+# Ten places: patterns of files, of which the last in order is taken.
+PLACES = {
+    "the labels of a dataset": "datasets/*/labels.parquet",
+    "the manifest of a dataset": "datasets/*/manifest.json",
+    "the activations of a layer": "activations/*/*/layer=01/part-*.parquet",
+    "the quantisation of activations": "activations/*/*/quantisation.parquet",
+    "the manifest of activations": "activations/*/*/manifest.json",
+    "scores": "results/neuron_scores/*/part-00001.parquet",
+    "fits": "results/probe_fits/*/part-*.parquet",
+    "the manifest of a run": "results/runs/*/manifest.json",
+    "the published database": "results.duckdb",
+    "the working database": "working.duckdb",
+}
+KINDS = ("flipped", "truncated", "deleted")
+SCRIPT = """
+import json, os, shutil, sys
+from pathlib import Path
+from flows.study import study
+from sparse_probing.config import load_profile
+from tasks import progress
+
+plan = load_profile(sys.argv[1])
+for line in sys.stdin:
+    data = json.loads(line)
+    os.environ["SPARSE_PROBING_DATA"] = data
+    said = []
+    for module in list(sys.modules.values()):
+        if getattr(module, "say_and_log", None) is not None and module.__name__.startswith("tasks."):
+            module.say_and_log = said.append
+    try:
+        study(profile=sys.argv[1], spec=plan)
+        print(json.dumps({"said": said}), flush=True)
+    except Exception as error:
+        print(json.dumps({"said": said, "error": repr(error)}), flush=True)
+"""
+
+
+def damage(path: Path, kind: str) -> None:
+    data = path.read_bytes()
+    if kind == "deleted":
+        path.unlink()
+    elif kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        flipped = bytearray(data)
+        flipped[len(data) // 3] ^= 8
+        path.write_bytes(flipped)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cli, tiny_profile: Path) -> Path:
+    data = tmp_path_factory.mktemp("whole") / "data"
+    done = cli("study", "--profile", str(tiny_profile), data=data)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return data
+
+
+@pytest.fixture(scope="module")
+def studies(prefect_environment: dict[str, str], prefect_server: str, tiny_profile: Path):
+    """A process that runs the study in one data folder after the other: starting one for each takes longer than a study."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tiny_profile)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env=prefect_environment | {"PREFECT_API_URL": prefect_server},
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+
+    def run(data: Path) -> list[str]:
+        child.stdin.write(json.dumps(str(data)) + "\n")
+        child.stdin.flush()
+        answer = json.loads(child.stdout.readline())
+        assert "error" not in answer, answer
+        return answer["said"]
+
+    yield run
+    child.communicate()
+    assert child.returncode == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", PLACES)
+def test_the_next_study_makes_it_anew(place: str, kind: str, finished: Path, studies, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(finished, data, copy_function=shutil.copy2)
+    damage(sorted(data.glob(PLACES[place]))[-1], kind)
+    said = studies(data)
+    assert contents(data) == contents(finished)
+    assert [found for folder in artifacts(Location.open(data)) if (found := find_damage(folder, every_byte=True))] == []
+    if (
+        not place.startswith("the published") and not (place.endswith("database") or "manifest" in place)
+    ) or kind == "flipped":
+        assert place.startswith("the published") or said, "it was made anew without a word"
