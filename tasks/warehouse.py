@@ -17,6 +17,7 @@ from tasks.progress import say_and_log, step
 from tasks.references import data_root
 
 if TYPE_CHECKING:
+    from sparse_probing.warehouse.checks import CheckResult
     from sparse_probing.warehouse.loading import LoadReport
 
 WORKING_NAME = "working.duckdb"
@@ -45,12 +46,20 @@ def _alone(act: Callable[[], Answer]) -> Answer:
 
 def _rebuild(damage: DamageError) -> None:
     """A new working database: of what was published, what fragments say, and what checks find where none was recorded."""
-    from sparse_probing.warehouse import checks, working
+    from sparse_probing.warehouse import working
 
     moved = working.move_aside(_working())
     say_and_log(f"Warning: {damage.message} It was moved to {moved}, and is built anew.")
     _load()
-    checks.run_checks(_working(), checks.unchecked_runs(_working()), data_root())
+    _check([])
+
+
+def _check(run_ids: list[str]) -> list[CheckResult]:
+    """Check runs, and those of which nothing is recorded, as after a database was built anew; results of the runs alone."""
+    from sparse_probing.warehouse import checks
+
+    wanted = [*run_ids, *checks.unchecked_runs(_working())]
+    return [result for result in checks.run_checks(_working(), wanted, data_root()) if result.run_id in run_ids]
 
 
 def _load() -> LoadReport:
@@ -90,7 +99,7 @@ def check_results(run_ids: list[str]) -> list[str]:
     from sparse_probing.warehouse import checks
 
     with step("Check results"):
-        results = _alone(lambda: checks.run_checks(_working(), run_ids, data_root()))
+        results = _alone(lambda: _check(run_ids))
     create_table_artifact(
         key="validation-checks",
         table=[
@@ -167,11 +176,10 @@ def raise_failed_checks(failed: list[str]) -> None:
 
 def check_again(run_ids: list[str]) -> None:
     """Run the checks of published runs once more and publish their outcomes; outside of any flow."""
-    from sparse_probing.warehouse import checks
 
     def act() -> None:
         _load()
-        checks.run_checks(_working(), run_ids, data_root())
+        _check(run_ids)
         _publish(load_settings().snapshot_path)
 
     _alone(act)
@@ -183,6 +191,7 @@ def publish_again() -> None:
 
     def act() -> None:
         _load()
+        _check([])
         _publish(snapshot)
 
     if snapshot.is_file() or _working().is_file():

@@ -125,7 +125,7 @@ def _remedy(snapshot: Path, error: duckdb.Error) -> str:
         )
     if "wal" in message.lower() and log.exists():
         return f"Close whoever still writes to it, then delete {log}: it was left by a writer to another file of that name."
-    return "Name a published snapshot, or load the results again to publish a new one."
+    return "Publish the results again: sparse-probing repair"
 
 
 def _holder(error: duckdb.Error) -> str:

@@ -266,5 +266,5 @@ def _select(
         # the catalog.
         raise InputError(
             f"The snapshot lacks {source} as it is read here: {one_line(error)}.",
-            remedy="It was published by another version: load the results again.",
+            remedy="It was published by another version. Publish it again: sparse-probing repair",
         ) from error
