@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sparse_probing.errors import InputError
+from sparse_probing.models.complete import check_gguf_complete
 
 # Raised when the same file would be converted to other weights.
 CONVERTER_VERSION = 1
@@ -88,11 +89,12 @@ def convert_gguf(gguf: Path, models_dir: Path) -> Path:
     Raises
     ------
     InputError
-        If the file cannot be read as a model, or its weights are still packed after loading.
+        If the file is cut off or cannot be read as a model, or its weights are still packed after loading.
     """
     target = converted_folder(gguf, models_dir)
     if (target / "config.json").is_file():
         return target
+    check_gguf_complete(gguf)
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     models_dir.mkdir(parents=True, exist_ok=True)

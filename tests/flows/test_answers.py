@@ -13,6 +13,7 @@ import pytest
 from flows.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
 HEAVY = ("torch", "prefect", "transformers", "sklearn", "scipy", "duckdb", "great_expectations", "huggingface_hub")
 # Runs each command line in one process: prints its exit code, what it said, and the heavy modules imported by then.
 SCRIPT = """
@@ -87,7 +88,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text('{"num_hidden_layers": 2, "intermediate_size": 32}', encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "model.safetensors").write_bytes(NO_TENSORS)
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     return folder
 
