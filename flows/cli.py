@@ -406,9 +406,10 @@ def _sql(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> int:
-    from sparse_probing.preflight import check_published
+    from sparse_probing.preflight import check_published, check_writable
 
     check_published(settings)
+    check_writable(settings)
     from sparse_probing.warehouse import connect, reads
     from tasks.warehouse import check_again
 
@@ -430,9 +431,10 @@ def _check(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _report(settings: Settings) -> int:
-    from sparse_probing.preflight import check_published
+    from sparse_probing.preflight import check_published, check_writable
 
     check_published(settings)
+    check_writable(settings)
     from sparse_probing.reports import html
 
     print(f"Report written to {html.write_report(settings.snapshot_path, settings.reports_dir / 'index.html')}")

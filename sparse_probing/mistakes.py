@@ -18,6 +18,8 @@ from pydantic import BaseModel, ValidationError
 LEAST_LIKENESS = 0.6
 # Of a long list of names so many are shown, the nearest first.
 MOST_NAMES = 40
+# What is no name but a whole text is cut after so many characters.
+MOST_CHARS = 200
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -58,10 +60,11 @@ def choices(name: str, known: Iterable[str], *, also: Iterable[str] = ()) -> str
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas between; the tail of a long list is counted instead."""
+    """Names with commas between; the tail of a long list is counted instead, and that of a long name left out."""
+    shown = [name if len(name) <= MOST_CHARS else f"{name[:MOST_CHARS]}…" for name in names[:MOST_NAMES]]
     if len(names) <= MOST_NAMES:
-        return ", ".join(names) or "none"
-    return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
+        return ", ".join(shown) or "none"
+    return f"{', '.join(shown)} and {len(names) - MOST_NAMES} more"
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:

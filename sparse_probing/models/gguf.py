@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ CONVERTER_VERSION = 1
 SAVED_DTYPE = torch.bfloat16
 LOADING_TRIES = 3
 _SAMPLE_BYTES = 1 << 20
+# File systems allow 255 bytes for a name.
+_STEM_BYTES = 200
 
 
 @contextmanager
@@ -66,7 +69,8 @@ def converted_folder(gguf: Path, models_dir: Path) -> Path:
         hasher.update(stream.read(_SAMPLE_BYTES))
         stream.seek(max(0, size - _SAMPLE_BYTES))
         hasher.update(stream.read(_SAMPLE_BYTES))
-    return models_dir / f"{gguf.stem}-{hasher.hexdigest()[:12]}"
+    stem = os.fsencode(gguf.stem)[:_STEM_BYTES].decode(errors="ignore")
+    return models_dir / f"{stem}-{hasher.hexdigest()[:12]}"
 
 
 def convert_gguf(gguf: Path, models_dir: Path) -> Path:

@@ -14,6 +14,7 @@ import torch
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.complete import check_gguf_complete, missing_shards, why_incomplete
+from sparse_probing.models.gguf import converted_folder
 from sparse_probing.models.loading import load_tokenizer, preflight, resolve_model
 from tests.tiny import save_tiny, tiny_model
 
@@ -216,3 +217,9 @@ def test_a_gguf_file_that_is_cut_anywhere_is_refused(gguf_file: Path, tmp_path: 
     path.write_bytes(data[: len(data) - padding - 1])
     with pytest.raises(InputError, match=r"has [\d,]+ bytes; its header describes"):
         resolve_model(ModelSpec(id=str(path)), models_dir=tmp_path)
+
+
+def test_a_gguf_file_of_the_longest_name_can_be_converted(gguf_file: Path, tmp_path: Path) -> None:
+    long = shutil.copy(gguf_file, tmp_path / f"{'n' * 250}.gguf")
+    converted_folder(long, tmp_path).mkdir()
+    assert converted_folder(gguf_file, tmp_path).name.startswith("tiny-")
