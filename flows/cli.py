@@ -85,7 +85,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     sql = commands.add_parser("sql", help="query the published results, read-only")
     sql.add_argument("query", help="one SQL statement; '-' reads it from standard input")
-    sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    sql.add_argument(
+        "--format",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="a table has its first 1,000 rows, others all",
+    )
+    sql.add_argument("--memory-gb", type=float, default=2.0, metavar="N", help="memory that the query may take: 2")
+    sql.add_argument("--seconds", type=float, default=300.0, metavar="N", help="time that the query may take: 300")
 
     check = commands.add_parser("check", help="run the validation checks again; exit 1 if one of severity error fails")
     check.add_argument("--all", action="store_true", help="list passed checks too")
@@ -396,13 +403,24 @@ def _sql(options: argparse.Namespace, settings: Settings) -> int:
 
     check_published(settings)
     from sparse_probing.reports import tables
-    from sparse_probing.warehouse import connect, reads
+    from sparse_probing.warehouse import connect
+    from sparse_probing.warehouse.asking import Limits, ask, bounded_process
 
+    limits = Limits(memory_gb=options.memory_gb, seconds=options.seconds)
     query = sys.stdin.read() if options.query == "-" else options.query
-    with connect(settings.snapshot_path) as connection:
-        answer = reads.query(connection, query)
-    print(tables.format_rows(answer.columns, answer.rows, format=options.format))
+    with (
+        connect(settings.snapshot_path) as connection,
+        bounded_process(limits),
+        ask(connection, query, limits, end=_end_process) as answer,
+    ):
+        tables.write_rows(sys.stdout, answer.columns, answer, format=options.format)
     return 0
+
+
+def _end_process(error: SparseProbingError) -> None:
+    """The last resort where nothing in this process hears of its end; what it only reads stays whole."""
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"sparse-probing: {error}\n".encode())
+    os._exit(error.exit_code)
 
 
 def _check(options: argparse.Namespace, settings: Settings) -> int:
