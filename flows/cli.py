@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flows.surroundings import check_prefect, check_prefect_home, prepare_environment, server_in_use
 from sparse_probing import __version__
+from sparse_probing.credentials import show_traceback, shown_uri
 from sparse_probing.errors import SparseProbingError
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """Console script."""
+    sys.excepthook = show_traceback
     sys.exit(main())
 
 
@@ -196,7 +198,7 @@ def _study(profile: str, settings: Settings) -> int:
     api_url = server_in_use()
     console.print(
         f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
-        f"data in {settings.data_uri}; Prefect on {api_url or 'an ephemeral server'}."
+        f"data in {settings.shown_data}; Prefect on {shown_uri(api_url) if api_url else 'an ephemeral server'}."
     )
     _warn_of_slow_dtypes(plan, settings)
     from flows.failures import as_one_line, end_with_the_server
@@ -239,7 +241,9 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
     console.print(f"Done in {seconds:.0f} s.")
     console.print(f"  Database  {settings.snapshot_path}", highlight=False, soft_wrap=True)
     console.print(f"  Report    {settings.reports_dir / 'index.html'}", highlight=False, soft_wrap=True)
-    console.print(f"  Parquet   {settings.data_uri}/{{datasets,activations,results}}", highlight=False, soft_wrap=True)
+    console.print(
+        f"  Parquet   {settings.shown_data}/{{datasets,activations,results}}", highlight=False, soft_wrap=True
+    )
     console.print("Next:")
     activate = Path(sys.executable).with_name("activate")
     if shutil.which("sparse-probing") is None and activate.is_file():
@@ -283,7 +287,7 @@ def _extract(profile: str, shard: str | None, settings: Settings) -> int:
     for reference in references:
         finished = is_extracted(reference)
         unfinished += not finished
-        print(f"{'finished' if finished else 'other parts at work'}  {settings.data_uri}/{reference}")
+        print(f"{'finished' if finished else 'other parts at work'}  {settings.shown_data}/{reference}")
     if unfinished:
         print(f"Part {shard} is done; {unfinished} of {len(references)} artifacts wait for other parts.")
         print(f"Next: the parts of {shard} that have not been run, or this command again for any that failed")
@@ -346,7 +350,7 @@ def _estimate(profile: str, settings: Settings) -> int:
                 names = (model.short_name, collection.collection)
                 rows.append((*names, cost.n_sequences, cost.n_tokens, cost.n_rows, *sizes, seconds))
     print(tables.format_rows(columns, rows))
-    print(f"Datasets built under {settings.data_uri}; nothing extracted. Sizes are before compression.")
+    print(f"Datasets built under {settings.shown_data}; nothing extracted. Sizes are before compression.")
     print(f"Next: sparse-probing study --profile {profile}")
     return 0
 

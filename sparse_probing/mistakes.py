@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from sparse_probing.credentials import without_secrets
+
 # Names less alike than this are not worth proposing.
 LEAST_LIKENESS = 0.6
 # Of a long list of names so many are shown, the nearest first.
@@ -81,16 +83,21 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
         text = f"no such key; {_key_meant(model, path)}"
     elif kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
-        text = f"{value!r:.80} is not allowed; {choices(str(value), allowed)}"
+        text = f"{_shown(value)} is not allowed; {choices(str(value), allowed)}"
     elif kind == "tuple_type" and isinstance(value, Mapping):
         text = f"one table is given, a list of them is expected: write [[{where}]]"
     else:
         text = _in_words_of_toml(first["msg"])
         if kind != "missing" and not isinstance(value, Mapping):
-            text += f" (found {value!r:.80})"
+            text += f" (found {_shown(value)})"
     others = len(found) - 1
     more = f" (and {others} more mistake{'s' if others > 1 else ''})" if others else ""
     return where, " ".join(f"{text}{more}".split())
+
+
+def _shown(value: object) -> str:
+    """A value as its profile has it, cut where it is long; credentials go before, since what is cut is not known for one."""
+    return without_secrets(repr(value))[:80]
 
 
 def _key_meant(model: type[BaseModel], path: Sequence[str]) -> str:

@@ -13,13 +13,24 @@ from sparse_probing.settings import Settings, why_unwritable
 
 
 def check_writable(settings: Settings) -> None:
-    """Raise `InputError` unless the data folder can be written to."""
+    """Raise `InputError` unless the data folder can be written to, or, if it is none of this machine's, be reached."""
     reason = why_unwritable(settings.local_dir)
     if reason is not None:
         raise InputError(
             f"Data folder {settings.local_dir} cannot be written to: {reason}.",
             remedy="Pass --data FOLDER, or set SPARSE_PROBING_DATA to a folder of yours.",
         )
+    if "://" not in settings.data_uri:
+        return
+    from sparse_probing.store.filesystem import Location
+
+    try:
+        Location.open(settings.data_uri).exists()
+    except OSError as error:
+        raise InputError(
+            f"Data folder {settings.shown_data} cannot be reached: {error}.",
+            remedy="Check bucket, region, endpoint_override and credentials, or pass --data FOLDER.",
+        ) from error
 
 
 def check_published(settings: Settings) -> None:
