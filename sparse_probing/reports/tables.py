@@ -126,11 +126,11 @@ def write_rows(
         for row in rows:
             writer.writerow(["" if value is None else value for value in row])
     elif format == "json":
-        names = _distinct(columns)
+        keys = [_encoded(name) for name in _distinct(columns)]
         before = "[\n "
         for row in rows:
-            record = json.dumps(dict(zip(names, map(_plain, row), strict=True)), ensure_ascii=False, indent=1)
-            stream.write(before + record.replace("\n", "\n "))
+            fields = ",\n".join([f"  {key}: {_json(value)}" for key, value in zip(keys, row, strict=True)])
+            stream.write(f"{before}{{\n{fields}\n }}")
             before = ",\n "
         stream.write("[]\n" if before.startswith("[") else "\n]\n")
     else:
@@ -198,6 +198,18 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return " ".join(str(value).split())
+
+
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
+_encoded_on_lines = json.JSONEncoder(ensure_ascii=False, indent=1).encode
+
+
+def _json(value: Any) -> str:
+    """A value of a record as JSON, where the record is one of a list: two steps from the margin."""
+    plain = _plain(value)
+    if isinstance(plain, list | dict):
+        return _encoded_on_lines(plain).replace("\n", "\n  ")
+    return _encoded(plain)
 
 
 def _plain(value: Any) -> Any:
