@@ -32,6 +32,8 @@ PROBING_VERSION = 2
 # p-value than these give are in no table.
 MAX_DRAWS = 10_000
 MAX_BOOTSTRAPPED_VALUES = 20_000_000
+# Of one forward pass, whose values are in memory at once; no device holds those of more.
+MAX_BATCH_TOKENS = 2**20
 # No count is larger, and every number format that counts are stored in holds it.
 MAX_COUNT = 1_000_000_000
 # The largest that scikit-learn takes.
@@ -158,7 +160,7 @@ class ExtractionSpec(Spec):
         description="Training rows that the quantisation ranges are taken from, at most.",
     )
     batch_tokens: int = Field(
-        default=2048, ge=1, le=MAX_COUNT, description="Tokens per forward pass, padding included."
+        default=2048, ge=1, le=MAX_BATCH_TOKENS, description="Tokens per forward pass, padding included."
     )
     shard_tokens: int = Field(default=16384, ge=1, le=MAX_COUNT, description="Tokens per shard: what a crash may cost.")
 
