@@ -46,12 +46,12 @@ class Limits:
     seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        for name, least in (("memory_gb", 0.1), ("seconds", 0.0)):
+        for name, least, most in (("memory_gb", 0.1, 1e5), ("seconds", 0.0, 1e9)):
             value = getattr(self, name)
-            if not least <= value < float("inf"):
+            if not least <= value <= most:
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(
-                    f"{option} is {value}; expected a number of at least {least:g}.", remedy=f"Set {option}."
+                    f"{option} is {value}; expected a number from {least:g} to {most:,.0f}.", remedy=f"Change {option}."
                 )
 
 

@@ -201,10 +201,17 @@ def test_what_fits_neither_memory_nor_disk_is_said(con: duckdb.DuckDBPyConnectio
     assert query(con, "select 1 as one")[1] == [(1,)]
 
 
-@pytest.mark.parametrize("limits", [{"memory_gb": 0.0}, {"memory_gb": float("nan")}, {"seconds": -1.0}])
+@pytest.mark.parametrize(
+    "limits", [{"memory_gb": 0.0}, {"memory_gb": float("nan")}, {"seconds": -1.0}, {"seconds": float("inf")}]
+)
 def test_limits_that_are_none(limits: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"--{next(iter(limits)).replace('_', '-')} is"):
         Limits(**limits)
+
+
+def test_the_largest_limits_are_taken(snapshot: Path) -> None:
+    code, out, said, _ = run(snapshot, "select 1 as a", "--memory-gb", "1e5", "--seconds", "1e9", "--format", "csv")
+    assert (code, out, said) == (0, "a\n1\n", "")
 
 
 SCRIPT = """
