@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from sparse_probing.credentials import shown_uri
 from sparse_probing.errors import ArtifactError, DamageError, InputError
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -44,9 +45,11 @@ class Location:
         try:
             filesystem, path = pafs.FileSystem.from_uri(text)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            # Not from the error: its text, which may hold credentials, would be in every log.
             raise InputError(
-                f"Cannot open {text!r}: {error}.", remedy="Use a local folder, or an s3:// or gs:// URI."
-            ) from error
+                f"Cannot open {shown_uri(text)!r}: {str(error).replace(text, shown_uri(text))}.",
+                remedy="Use a local folder, or an s3:// or gs:// URI; in a key, write %2F for / and %2B for +.",
+            ) from None
         return cls(filesystem, path.rstrip("/"))
 
     def __truediv__(self, name: str) -> Location:

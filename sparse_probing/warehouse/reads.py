@@ -1,6 +1,7 @@
 """Typed reads of the snapshot for the command line and the reports: frozen rows out, or a pandas frame.
 
-The questions themselves are views in `sql/`; here they are asked, filtered by run, and given types.
+The questions themselves are views in `sql/`; here they are asked, filtered by run, and given types. Statements of a
+user's own are answered in `asking`.
 """
 
 from __future__ import annotations
@@ -135,14 +136,6 @@ class Check:
     detail: str | None
 
 
-@dataclass(frozen=True)
-class QueryResult:
-    """Answer to a user's statement: column names, and rows as Python values."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-
-
 def runs(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[Run]:
     """All runs that none supersedes, or of the given ones, by model, revision, collection and age."""
     found = _rows(con, Run, "named_runs", run_ids, "model, revision, collection, created_at, run_id")
@@ -202,44 +195,6 @@ def checkpoint_trajectories(con: duckdb.DuckDBPyConnection, run_ids: Iterable[st
 def neuron_lists(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """View `neuron_lists`: one row per list, run, feature and neuron, best first within a feature."""
     return _frame(con, "neuron_lists", None, "list, model, revision, hook, dataset, feature, rank, layer, neuron")
-
-
-def query(con: duckdb.DuckDBPyConnection, sql: str) -> QueryResult:
-    """Answer one statement of a user's, which can neither write nor reach files beside the snapshot.
-
-    For good, this closes the database behind `con` to all other files, because a COPY can hide inside a SELECT, and to
-    Python variables.
-
-    Raises
-    ------
-    InputError
-        If there is not exactly one statement, it is no query, or DuckDB refuses it: one line.
-    """
-    try:
-        statements = con.extract_statements(sql)
-    except duckdb.Error as error:
-        raise _refused(error) from error
-    if len(statements) != 1:
-        raise InputError(f"Found {len(statements)} SQL statements; expected one.", remedy="Ask one query at a time.")
-    kind = statements[0].type.name
-    if kind not in ("SELECT", "EXPLAIN", "MULTI"):
-        raise InputError(
-            f"Found a statement of type {kind}; the published results are read-only.",
-            remedy="Ask with select, from, describe, summarize, pivot or explain.",
-        )
-    try:
-        con.execute("set python_enable_replacements = false")
-        con.execute("set enable_external_access = false")
-        con.execute(statements[0])
-        columns = tuple(str(column[0]) for column in con.description or ())
-        # All rows at once: a half-read result blocks the connection's next statement.
-        return QueryResult(columns, con.fetchall())
-    except duckdb.Error as error:
-        raise _refused(error) from error
-
-
-def _refused(error: duckdb.Error) -> InputError:
-    return InputError(f"{one_line(error)}.", remedy="`show tables` lists tables and views, `describe NAME` columns.")
 
 
 def _rows(
