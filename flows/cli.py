@@ -178,11 +178,9 @@ def _study(profile: str, settings: Settings) -> int:
     started = time.monotonic()
     plan = load_profile(profile)
     check_names(plan)
-    from flows import services
+    from flows.own_server import enter_server
 
-    server = services.running_server(settings)
-    if server:
-        os.environ.setdefault("PREFECT_API_URL", server)
+    enter_server(settings)
     check_prefect()
     preflight(plan, settings)
     console = _console()

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 
+from flows.server_api import configured_server, refused
 from flows.surroundings import answers, server_in_use
 from sparse_probing.errors import SparseProbingError
 
@@ -33,6 +34,9 @@ def as_one_line(error: BaseException, *, log: Path) -> SparseProbingError:
         if isinstance(one, SparseProbingError):
             return one
     api_url = server_in_use()
+    for one in chain:
+        if api_url and isinstance(one, PrefectHTTPStatusError) and one.response.status_code in (401, 403):
+            return refused(configured_server(api_url), one.response.status_code)
     from_server = any(isinstance(one, (httpx.TransportError, PrefectHTTPStatusError)) for one in chain)
     if api_url and (from_server or not answers(api_url)):
         return _gone(api_url)

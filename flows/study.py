@@ -8,6 +8,7 @@ from flows.activations import extract_all
 from flows.datasets import build_datasets
 from flows.probes import probe_all
 from flows.publishing import publish_results
+from flows.surroundings import prepare_environment
 from sparse_probing.config import StudySpec, load_profile
 from tasks.datasets import resolve_model
 from tasks.preflight import refuse_the_impossible
@@ -29,6 +30,8 @@ def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
     list of str
         Ids of the runs, now published.
     """
+    # A worker's process, too: a pool does not set the environment of its runs.
+    prepare_environment()
     plan = spec or load_profile(profile)
     refuse_the_impossible(plan)
     # Every model, before anything is done with the first.

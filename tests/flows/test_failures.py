@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows import failures
 from flows.failures import as_one_line, end_with_the_server
@@ -38,6 +39,17 @@ def test_a_lost_connection_is_the_servers_going(monkeypatch: pytest.MonkeyPatch)
     error = RuntimeError("x")
     error.__context__ = httpx.ConnectError("refused")
     assert "127.0.0.1:9" in str(as_one_line(error, log=Path("x")))
+
+
+def test_a_password_that_is_refused_is_no_server_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "server_in_use", lambda: "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "lab:wrong")
+    request = httpx.Request("GET", "http://127.0.0.1:9/api/flows")
+    answer = httpx.Response(401, request=request)
+    error = PrefectHTTPStatusError("refused", request=request, response=answer)
+    line = str(as_one_line(error, log=Path("x")))
+    assert "does not accept what PREFECT_API_AUTH_STRING gives" in line
+    assert "lab:wrong" not in line
 
 
 class Healthy(http.server.BaseHTTPRequestHandler):

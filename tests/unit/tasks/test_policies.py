@@ -61,9 +61,9 @@ def test_a_server_that_cannot_be_asked_is_no_failure(said: list[str], monkeypatc
 
 
 def test_the_limit_that_is_made_is_the_one_that_is_taken() -> None:
-    from flows import services
+    from flows import pool
 
-    assert services.GPU_LIMIT == policies.GPU_LIMIT
+    assert pool.GPU_LIMIT == policies.GPU_LIMIT
 
 
 def test_nothing_is_said_when_the_device_is_free(said: list[str]) -> None:
