@@ -1,4 +1,4 @@
-"""What a server needs to have for studies to run on it: work pool, device limit, deployments.
+"""What a server needs to have for studies to run on it: work pool, deployments, an eye on lost runs.
 
 The pool lets a run override next to nothing: a run that may set the command or environment of its process can do whatever
 the worker's user can.
@@ -19,8 +19,6 @@ from sparse_probing.errors import InputError, SparseProbingError
 
 POOL = "sparse-probing"
 POOL_TYPE = "process"
-# As in tasks.policies, which imports Prefect.
-GPU_LIMIT = "gpu"
 PROJECT = Path(__file__).resolve().parents[1]
 # What a run may set: words about its process, and whether the worker shows what it prints.
 HARMLESS = ("name", "labels", "stream_output")
@@ -52,6 +50,13 @@ TEMPLATE: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
+# Prefect marks no run whose process is gone: this does, by the signs of life that every flow run sends.
+AUTOMATION = "sparse-probing: a run without a sign of life has crashed"
+HEARTBEAT = "prefect.flow-run.heartbeat"
+# Three of Prefect's default 180 s, and more than a server may be away.
+SILENT_SECONDS = 600.0
+# After these no sign of life is due.
+ENDED = ("Completed", "Failed", "TimedOut", "Cancelled", "Crashed", "Paused", "Suspended")
 PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
 
 
@@ -62,14 +67,14 @@ def need_checkout() -> None:
 
 
 def deploy_all(server: Server, environment: dict[str, str]) -> None:
-    """Make pool, limit and deployments, or mend them.
+    """Make pool, automation and deployments, or mend them.
 
-    A pool's and a limit's settings, and schedules turned on, stay as they are; what a run may override does not.
+    A pool's settings, and schedules turned on, stay as they are; what a run may override does not.
     """
     make_pool(server)
-    if server.find(f"v2/concurrency_limits/{GPU_LIMIT}") is None:
-        server.ask("v2/concurrency_limits/", {"name": GPU_LIMIT, "limit": 1})
-    _say(f"Pool      {POOL}, with limit {GPU_LIMIT}: one extraction at a time")
+    _say(f"Pool      {POOL}: one extraction at a time on each machine")
+    make_automation(server)
+    _say(f"Crashes   a run without a sign of life for {SILENT_SECONDS / 60:.0f} min is marked as crashed")
     turned_on = _active_schedules(server)
     run_prefect("--no-prompt", "deploy", "--all", environment=environment)
     off = []
@@ -98,6 +103,38 @@ def make_pool(server: Server) -> None:
     if closed != found["base_job_template"]:
         server.ask(f"work_pools/{POOL}", {"base_job_template": closed}, method="PATCH")
         _say(f"Pool      {POOL}: runs can no longer override anything but {', '.join(HARMLESS)}")
+
+
+def make_automation(server: Server) -> None:
+    """Have runs whose process is gone marked as crashed; an automation of this name that is there stays as it is."""
+    if server.ask("automations/filter", {"automations": {"name": {"any_": [AUTOMATION]}}}):
+        return
+    server.ask("automations/", automation(SILENT_SECONDS))
+
+
+def automation(silent_seconds: float) -> dict[str, Any]:
+    """The automation that marks a run as crashed when it gave no sign of life for so many seconds."""
+    return {
+        "name": AUTOMATION,
+        "description": "A run whose machine, worker or process is gone would stay Running for ever.",
+        "trigger": {
+            "type": "event",
+            "posture": "Proactive",
+            "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+            "for_each": ["prefect.resource.id"],
+            "after": [HEARTBEAT],
+            "expect": [HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDED)],
+            "threshold": 1,
+            "within": silent_seconds,
+        },
+        "actions": [
+            {
+                "type": "change-flow-run-state",
+                "state": "CRASHED",
+                "message": "No sign of life: the process that ran this is gone, or cannot reach the server.",
+            }
+        ],
+    }
 
 
 def closed_template(template: dict[str, Any]) -> dict[str, Any]:

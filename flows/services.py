@@ -5,6 +5,7 @@ The server asks for a password, answers no web page but its own, and takes no ch
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import socket
@@ -77,9 +78,12 @@ def up(settings: Settings, *, port: int) -> int:
     server = running_server(settings)
     state = read_state(settings)
     if server is None:
+        _need_no_silent_server(state)
         _need_free_port(port)
+        left = state
         state = {"api_url": f"http://127.0.0.1:{port}/api", "protected": True}
         server = recorded_server(settings, state)
+        state |= _left_worker(left, server, settings)
         _say(f"Server    starting; its log is {logs / 'server.log'}")
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         state["server"] = _start(command, logs / "server.log", _server_environment(server))
@@ -92,7 +96,7 @@ def up(settings: Settings, *, port: int) -> int:
     else:
         _say("Server    open to everyone on this machine, and to web pages: an older version started it.")
         _say("          To protect it: sparse-probing down, then sparse-probing up")
-    environment = child_environment(server) | {"SPARSE_PROBING_DATA": settings.data_uri}
+    environment = os.environ | _worker_environment(server, settings)
     deploy_all(server, environment)
     if process(state, "worker") is None:
         _say(f"Worker    starting; its log is {logs / 'worker.log'}")
@@ -109,6 +113,38 @@ def up(settings: Settings, *, port: int) -> int:
     _say("  sparse-probing study --profile demo     # uses this server, and finds its password")
     _say("  sparse-probing down")
     return 0
+
+
+def _need_no_silent_server(state: dict[str, Any]) -> None:
+    found = process(state, "server")
+    if found is not None:
+        raise InputError(
+            f"The server that was started before (process {found.pid}) lives, and does not answer at {state['api_url']}.",
+            remedy="Wait if it is only starting; else stop it: sparse-probing down",
+        )
+
+
+def _left_worker(state: dict[str, Any], server: Server, settings: Settings) -> dict[str, Any]:
+    """The entry of a worker that outlived its server, if it will find the new one; one that would not is stopped."""
+    found = process(state, "worker")
+    if found is None:
+        return {}
+    try:
+        # What it was started with is what it keeps.
+        known = found.environ()
+    except psutil.Error:
+        known = {}
+    if all(known.get(name) == value for name, value in _worker_environment(server, settings).items()):
+        _say(f"Worker    (process {found.pid}) outlived its server, and waits for the new one")
+        return {"worker": state["worker"]}
+    _say(f"Worker    (process {found.pid}) outlived its server at {state['api_url']}: stopping it")
+    _stop(found, signal.SIGINT)
+    return {}
+
+
+def _worker_environment(server: Server, settings: Settings) -> dict[str, str]:
+    """What a worker, and the runs that it starts, must be told."""
+    return server.environment() | {"SPARSE_PROBING_DATA": settings.data_uri}
 
 
 def _server_environment(server: Server) -> dict[str, str]:
@@ -129,7 +165,7 @@ def _server_environment(server: Server) -> dict[str, str]:
 
 
 def deploy(settings: Settings) -> int:
-    """Make pool, limit and deployments on the server that Prefect is told to use, or that `up` started here.
+    """Make pool, automation and deployments on the server that Prefect is told to use, or that `up` started here.
 
     Raises
     ------

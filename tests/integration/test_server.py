@@ -21,7 +21,7 @@ import pytest
 from prefect.workers.process import ProcessWorker
 
 from flows.own_server import password_file, read_state, running_server
-from flows.pool import POOL
+from flows.pool import AUTOMATION, HEARTBEAT, POOL, SILENT_SECONDS, automation, make_automation
 from flows.server_api import Server
 from sparse_probing.settings import Settings
 from tests.integration.conftest import free_port
@@ -247,3 +247,82 @@ def test_up_again_leaves_what_runs_and_mends_what_is_open(services: Services, cl
     again = cli("study", "--profile", str(tiny_profile), data=services.data, server=False)
     assert again.returncode == 0, again.stderr
     assert f"127.0.0.1:{services.port}" in again.stdout
+
+
+def test_a_nightly_run_that_finds_another_at_work_is_left_out(services: Services) -> None:
+    nightly = services.deployment("study-nightly")
+    assert nightly["global_concurrency_limit"]["limit"] == 1
+    assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+def test_a_run_whose_process_is_gone_ends_as_crashed(services: Services, cli, tiny_profile: Path) -> None:
+    server = services.server
+    known = {"automations": {"name": {"any_": [AUTOMATION]}}}
+    (made,) = server.ask("automations/filter", known)
+    assert made["enabled"]
+    assert made["trigger"]["posture"] == "Proactive"
+    assert made["trigger"]["within"] == SILENT_SECONDS
+    # The same one with a shorter patience; a second `up` leaves it as its owner wants it.
+    server.ask(f"automations/{made['id']}", automation(8.0), method="PUT")
+    make_automation(server)
+    (kept,) = server.ask("automations/filter", known)
+    assert (kept["id"], kept["trigger"]["within"]) == (made["id"], 8.0)
+    deployment = services.deployment("study")
+    body = {"parameters": {"profile": str(tiny_profile)}}
+    run = server.ask(f"deployments/{deployment['id']}/create_flow_run", body)
+    worker = psutil.Process(read_state(services.settings)["worker"]["pid"])
+    signs = {"filter": {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}}
+    deadline = time.monotonic() + 120
+    while not server.ask("events/filter", signs)["total"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    for one in (*worker.children(recursive=True), worker):
+        one.kill()
+    assert services.wait_for(run["id"]) == "CRASHED"
+    assert "No sign of life" in server.ask(f"flow_runs/{run['id']}")["state"]["message"]
+    server.ask(f"automations/{made['id']}", automation(SILENT_SECONDS), method="PUT")
+    again = cli("up", "--port", str(services.port), data=services.data)
+    assert again.returncode == 0, again.stderr
+    assert psutil.Process(read_state(services.settings)["worker"]["pid"]).is_running()
+
+
+def test_a_worker_that_outlives_its_server_is_kept_or_stopped_and_never_lost(services: Services, cli) -> None:
+    before = read_state(services.settings)
+    worker = psutil.Process(before["worker"]["pid"])
+    kill(before["server"]["pid"])
+    # At the same address it serves on.
+    again = cli("up", "--port", str(services.port), data=services.data)
+    assert again.returncode == 0, again.stderr
+    after = read_state(services.settings)
+    assert after["worker"] == before["worker"]
+    assert after["server"] != before["server"]
+    assert worker.is_running()
+    # At another address it would never find the server.
+    kill(after["server"]["pid"])
+    services.port = free_port()
+    moved = cli("up", "--port", str(services.port), data=services.data)
+    assert moved.returncode == 0, moved.stderr
+    assert f"process {worker.pid}" in moved.stdout
+    assert not worker.is_running()
+    assert psutil.Process(read_state(services.settings)["worker"]["pid"]).is_running()
+
+
+def test_a_server_that_lives_but_does_not_answer_is_not_forgotten(services: Services, cli) -> None:
+    before = read_state(services.settings)
+    stopped = psutil.Process(before["server"]["pid"])
+    stopped.suspend()
+    try:
+        refused = cli("up", "--port", str(free_port()), data=services.data)
+    finally:
+        stopped.resume()
+    assert refused.returncode == 2
+    assert "sparse-probing down" in refused.stderr
+    assert str(stopped.pid) in refused.stderr
+    assert read_state(services.settings) == before
+
+
+def kill(pid: int) -> None:
+    """As a crash would."""
+    found = psutil.Process(pid)
+    found.kill()
+    found.wait(60)
