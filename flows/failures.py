@@ -21,7 +21,7 @@ from tasks.progress import say
 
 AGAIN = "The same command goes on where this one stopped."
 # A server is asked this often; one that does not answer is waited for as long as Prefect's clients try again
-# (PREFECT_CLIENT_MAX_RETRIES in `surroundings`): a restart, of its machine too.
+# (`surroundings.PATIENCE`): a restart, of its machine too.
 ASK_SECONDS = 2.0
 WAIT_SECONDS = 240.0
 FIRST_WORD_SECONDS = 6.0

@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 
 from flows.server_api import PASSWORD_FILE, Server, configured_server
-from flows.surroundings import THIS_MACHINE, answers, server_in_use
+from flows.surroundings import PATIENCE, THIS_MACHINE, answers, server_in_use
+from sparse_probing.errors import InputError
 from sparse_probing.settings import Settings
 
 USER = "sparse-probing"
@@ -113,17 +114,24 @@ def listens(state: dict[str, Any]) -> bool:
 
 
 def running_server(settings: Settings) -> Server | None:
-    """The server that `up` started, with its password, if it still answers."""
+    """The server that `up` started, with its password, if it still answers; servers of older versions have none.
+
+    Raises
+    ------
+    InputError
+        If the server has a password whose file is gone, or could be read by others.
+    """
     state = read_state(settings)
     if not listens(state) or not answers(str(state["api_url"])):
         return None
-    return recorded_server(settings, state)
-
-
-def recorded_server(settings: Settings, state: dict[str, Any]) -> Server:
-    """The server that is written down, with its password; servers of older versions have none."""
-    known = password(settings) if state.get("protected") else ""
-    return Server(str(state["api_url"]), known, source=str(password_file(settings)))
+    path = password_file(settings)
+    known = _private_text(path) if state.get("protected") else ""
+    if state.get("protected") and not known:
+        raise InputError(
+            f"The password of the server at {state['api_url']} is not in {path}, or others can read that file.",
+            remedy="For a new password: sparse-probing down, then sparse-probing up",
+        )
+    return Server(str(state["api_url"]), known, source=str(path))
 
 
 def server_at(api_url: str, settings: Settings) -> Server:
@@ -150,6 +158,7 @@ def enter_server(settings: Settings) -> None:
         os.environ.setdefault("PREFECT_API_URL", own.api_url)
     api_url = server_in_use()
     if api_url:
+        os.environ.setdefault(*PATIENCE)
         server = server_at(api_url, settings)
         if server != configured_server(api_url):
             os.environ.update(server.environment())

@@ -116,6 +116,7 @@ def automation(silent_seconds: float) -> dict[str, Any]:
     """The automation that marks a run as crashed when it gave no sign of life for so many seconds."""
     return {
         "name": AUTOMATION,
+        "enabled": True,
         "description": "A run whose machine, worker or process is gone would stay Running for ever.",
         "trigger": {
             "type": "event",

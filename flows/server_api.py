@@ -149,5 +149,10 @@ def _detail(error: urllib.error.HTTPError) -> str:
         found = json.loads(error.read())
     except (OSError, ValueError, http.client.HTTPException):
         return ""
-    said = found.get("detail") or found.get("exception_message") if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return ""
+    said = found.get("detail") or found.get("exception_message")
+    wrong = found.get("exception_detail")
+    if wrong and isinstance(wrong, list) and isinstance(wrong[0], dict):
+        said = f"{str(said).rstrip('.')}: {wrong[0].get('msg')}"
     return f": {' '.join(str(said).split())[:300].rstrip('.')}" if said else ""

@@ -21,10 +21,10 @@ import psutil
 
 from flows.own_server import (
     listens,
+    password,
     password_file,
     process,
     read_state,
-    recorded_server,
     running_server,
     server_at,
     state_file,
@@ -32,7 +32,7 @@ from flows.own_server import (
 )
 from flows.pool import POOL, PROJECT, child_environment, deploy_all, need_checkout
 from flows.server_api import Server
-from flows.surroundings import answers, server_in_use
+from flows.surroundings import PATIENCE, answers, server_in_use
 from sparse_probing.errors import InputError, SparseProbingError
 from sparse_probing.settings import Settings
 
@@ -82,7 +82,7 @@ def up(settings: Settings, *, port: int) -> int:
         _need_free_port(port)
         left = state
         state = {"api_url": f"http://127.0.0.1:{port}/api", "protected": True}
-        server = recorded_server(settings, state)
+        server = Server(str(state["api_url"]), password(settings), source=str(password_file(settings)))
         state |= _left_worker(left, server, settings)
         _say(f"Server    starting; its log is {logs / 'server.log'}")
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -96,7 +96,7 @@ def up(settings: Settings, *, port: int) -> int:
     else:
         _say("Server    open to everyone on this machine, and to web pages: an older version started it.")
         _say("          To protect it: sparse-probing down, then sparse-probing up")
-    environment = os.environ | _worker_environment(server, settings)
+    environment = dict([PATIENCE]) | os.environ | _worker_environment(server, settings)
     deploy_all(server, environment)
     if process(state, "worker") is None:
         _say(f"Worker    starting; its log is {logs / 'worker.log'}")

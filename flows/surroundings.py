@@ -23,14 +23,14 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
-    # A request is tried again after 2, 4, 8 … 128 s: a server may be away for four minutes.
-    "PREFECT_CLIENT_MAX_RETRIES": "7",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "true",
     # Bars of libraries would be drawn across ours.
     "TQDM_DISABLE": "1",
 }
+# Where there is a server: a request is tried again after 2, 4, 8 … 128 s, so it may be away for four minutes.
+PATIENCE = ("PREFECT_CLIENT_MAX_RETRIES", "7")
 # Prefect's own clients, and every process started from here, read these.
 THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 ANSWER_SECONDS = 5.0

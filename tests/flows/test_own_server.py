@@ -17,7 +17,7 @@ import pytest
 from flows import own_server
 from flows.own_server import enter_server, password, password_file, server_at, state_file, write_state
 from flows.server_api import Server
-from flows.surroundings import prefect_setting
+from flows.surroundings import PATIENCE, prefect_setting
 from sparse_probing.errors import InputError, SparseProbingError
 from sparse_probing.settings import Settings
 
@@ -77,7 +77,7 @@ class Played:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_PROFILE"):
+    for name in (*Server("").environment(), PATIENCE[0], "PREFECT_PROFILE"):
         # Set first, so that what a test sets is unset after it.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -135,6 +135,17 @@ def test_a_password_that_others_could_read_is_replaced(settings: Settings) -> No
     password_file(settings).chmod(0o640)
     assert password(settings) != known
     assert mode(password_file(settings)) == 0o600
+
+
+def test_a_running_servers_password_that_is_gone_is_one_line(settings: Settings, own: Played) -> None:
+    password_file(settings).chmod(0o644)
+    with pytest.raises(InputError, match="others can read"):
+        own_server.running_server(settings)
+    assert not own.sent() or all("Authorization" not in headers for _, _, headers in own.sent())
+    password_file(settings).unlink()
+    with pytest.raises(InputError, match="sparse-probing down, then sparse-probing up"):
+        enter_server(settings)
+    assert not password_file(settings).exists()
 
 
 def test_the_own_server_is_sent_its_password_whatever_the_environment_says(

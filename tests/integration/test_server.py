@@ -20,6 +20,7 @@ import psutil
 import pytest
 from prefect.workers.process import ProcessWorker
 
+from flows.failures import ASK_SECONDS, FIRST_WORD_SECONDS
 from flows.own_server import password_file, read_state, running_server
 from flows.pool import AUTOMATION, HEARTBEAT, POOL, SILENT_SECONDS, automation, make_automation
 from flows.server_api import Server
@@ -262,11 +263,11 @@ def test_a_run_whose_process_is_gone_ends_as_crashed(services: Services, cli, ti
     assert made["enabled"]
     assert made["trigger"]["posture"] == "Proactive"
     assert made["trigger"]["within"] == SILENT_SECONDS
-    # The same one with a shorter patience; a second `up` leaves it as its owner wants it.
-    server.ask(f"automations/{made['id']}", automation(8.0), method="PUT")
+    # The same one with the least patience that there is; a second `up` leaves it as its owner wants it.
+    server.ask(f"automations/{made['id']}", automation(10.0), method="PUT")
     make_automation(server)
     (kept,) = server.ask("automations/filter", known)
-    assert (kept["id"], kept["trigger"]["within"]) == (made["id"], 8.0)
+    assert (kept["id"], kept["trigger"]["within"]) == (made["id"], 10.0)
     deployment = services.deployment("study")
     body = {"parameters": {"profile": str(tiny_profile)}}
     run = server.ask(f"deployments/{deployment['id']}/create_flow_run", body)
@@ -326,3 +327,37 @@ def kill(pid: int) -> None:
     found = psutil.Process(pid)
     found.kill()
     found.wait(60)
+
+
+def test_a_server_that_is_away_for_a_while_fails_no_run(
+    services: Services, cli, tiny_profile: Path, tmp_path: Path, prefect_environment: dict[str, str]
+) -> None:
+    """Killed in the middle of a worker's run and of a study on the command line, and started anew."""
+    text = tiny_profile.read_text(encoding="utf-8")
+    profile = tmp_path / "other.toml"
+    profile.write_text(text.replace("sequences_per_class = 24", "sequences_per_class = 32"), encoding="utf-8")
+    before = {path.name for path in (services.data / "datasets").glob("*")}
+    body = {"parameters": {"profile": str(profile)}}
+    run = services.server.ask(f"deployments/{services.deployment('study')['id']}/create_flow_run", body)
+    command = [sys.executable, "-m", "flows.cli", "--data", str(tmp_path / "data"), "study", "--profile", str(profile)]
+    study = subprocess.Popen(
+        command, cwd=ROOT, env=prefect_environment | services.server.environment(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 300
+        # Both have begun to work.
+        folders = (services.data / "datasets", tmp_path / "data" / "datasets")
+        while any({path.name for path in folder.glob("*")} <= before for folder in folders):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        kill(read_state(services.settings)["server"]["pid"])
+        time.sleep(FIRST_WORD_SECONDS + 3 * ASK_SECONDS)
+        again = cli("up", "--port", str(services.port), data=services.data)
+        assert again.returncode == 0, again.stderr
+        said, _ = study.communicate(timeout=600)
+    finally:
+        study.kill()
+    assert study.returncode == 0, said
+    assert "does not answer" in said
+    assert "answers again" in said
+    assert services.wait_for(run["id"]) == "COMPLETED"
