@@ -112,9 +112,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("folder", metavar="DIR", help="where to write; files of the same names are replaced")
 
-    up = commands.add_parser("up", help="start a Prefect server, pool, limit, worker and deployments on this machine")
+    up = commands.add_parser("up", help="start a Prefect server, pool, worker and deployments on this machine")
     up.add_argument("--port", type=int, default=os.environ.get("PREFECT_SERVER_API_PORT") or "4200")
-    commands.add_parser("deploy", help="make pool, limit and deployments on the server that PREFECT_API_URL names")
+    commands.add_parser("deploy", help="make pool and deployments on the server that PREFECT_API_URL names")
     commands.add_parser("down", help="stop what 'up' started")
     return parser
 
@@ -204,11 +204,9 @@ def _run_study(plan: StudySpec, profile: str, settings: Settings) -> list[str]:
     from sparse_probing.preflight import check_names, preflight
 
     check_names(plan)
-    from flows import services
+    from flows.own_server import enter_server
 
-    server = services.running_server(settings)
-    if server:
-        os.environ.setdefault("PREFECT_API_URL", server)
+    enter_server(settings)
     check_prefect()
     preflight(plan, settings)
     console = _console()
@@ -218,12 +216,15 @@ def _run_study(plan: StudySpec, profile: str, settings: Settings) -> list[str]:
         f"data in {settings.shown_data}; Prefect on {shown_uri(api_url) if api_url else 'an ephemeral server'}."
     )
     _warn_of_slow_dtypes(plan, settings)
+    from flows.ephemeral import leave_no_server
     from flows.failures import as_one_line, end_with_the_server
     from flows.logs import log_to_file
     from flows.study import study
     from tasks.progress import show_progress
 
     log = settings.local_dir / "logs" / "study.log"
+    if not api_url:
+        leave_no_server()
     try:
         with log_to_file(log), show_progress(console), end_with_the_server(api_url) if api_url else nullcontext():
             run_ids: list[str] = study(profile=profile, spec=plan)

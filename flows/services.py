@@ -1,76 +1,50 @@
-"""A Prefect server, work pool, limit, worker and deployments on this machine: started and stopped by one command each.
+"""A Prefect server, its pool and deployments, and a worker on this machine: started and stopped by one command each.
 
-Processes are known by their id and start time in ``services.json``, so that nothing else is ever stopped.
+The server asks for a password, answers no web page but its own, and takes no change without a CSRF token.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from flows.surroundings import answers, server_in_use
+from flows.own_server import (
+    listens,
+    password,
+    password_file,
+    process,
+    read_state,
+    running_server,
+    server_at,
+    state_file,
+    write_state,
+)
+from flows.pool import POOL, PROJECT, child_environment, deploy_all, need_checkout
+from flows.server_api import Server
+from flows.surroundings import PATIENCE, answers, server_in_use
 from sparse_probing.errors import InputError, SparseProbingError
 from sparse_probing.settings import Settings
 
-POOL = "sparse-probing"
-# As in tasks.policies, which imports Prefect.
-GPU_LIMIT = "gpu"
 WORD_SECONDS = 10.0
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
-PROJECT = Path(__file__).resolve().parents[1]
 
 
-def _state_file(settings: Settings) -> Path:
-    return settings.local_dir / "services.json"
-
-
-def _read_state(settings: Settings) -> dict[str, Any]:
+def _worker_online(server: Server) -> bool:
     try:
-        state: dict[str, Any] = json.loads(_state_file(settings).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state
-
-
-def _process(state: dict[str, Any], name: str) -> psutil.Process | None:
-    """The recorded process, if it is still the same one."""
-    entry = state.get(name)
-    if not entry:
-        return None
-    try:
-        process = psutil.Process(entry["pid"])
-        same = abs(process.create_time() - entry["created"]) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
-
-
-def running_server(settings: Settings) -> str | None:
-    """API address of the server that `up` started, if it still answers."""
-    state = _read_state(settings)
-    if _process(state, "server") is None:
-        return None
-    return str(state["api_url"]) if answers(str(state["api_url"])) else None
-
-
-def _worker_online(api_url: str) -> bool:
-    try:
-        workers = _ask(api_url, f"work_pools/{POOL}/workers/filter", {})
-    except (urllib.error.URLError, OSError):
+        workers = server.ask(f"work_pools/{POOL}/workers/filter", {})
+    except SparseProbingError:
         return False
     return any(worker["status"] == "ONLINE" for worker in workers)
 
@@ -95,72 +69,112 @@ def _start(command: list[str], log: Path, environment: dict[str, str]) -> dict[s
     return {"pid": child.pid, "created": psutil.Process(child.pid).create_time()}
 
 
-def _prefect(*arguments: str, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments],
-        env=environment,
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode != 0:
-        lines = (done.stderr + done.stdout).strip().splitlines() or [""]
-        raise SparseProbingError(
-            f"prefect {' '.join(arguments)} failed: {lines[-1]}.", remedy="Run it by hand to see more."
-        )
-
-
 def up(settings: Settings, *, port: int) -> int:
     """Start everything; what runs already is left alone. Returns the exit code."""
-    _need_checkout()
+    need_checkout()
     settings.local_dir.mkdir(parents=True, exist_ok=True)
-    running = running_server(settings)
-    api_url = running or f"http://127.0.0.1:{port}/api"
     logs = settings.local_dir / "logs"
     logs.mkdir(exist_ok=True)
-    environment = os.environ | {
-        "PREFECT_API_URL": api_url,
-        "SPARSE_PROBING_DATA": settings.data_uri,
-        # A killed run's slot must come free even when the server is started anew.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    }
-    state = _read_state(settings)
-    if not running:
+    server = running_server(settings)
+    state = read_state(settings)
+    if server is None:
+        _need_no_silent_server(state)
         _need_free_port(port)
+        left = state
+        state = {"api_url": f"http://127.0.0.1:{port}/api", "protected": True}
+        server = Server(str(state["api_url"]), password(settings), source=str(password_file(settings)))
+        state |= _left_worker(left, server, settings)
         _say(f"Server    starting; its log is {logs / 'server.log'}")
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        state = {"api_url": api_url, "server": _start(command, logs / "server.log", environment)}
-        _state_file(settings).write_text(json.dumps(state), encoding="utf-8")
-        _wait("Server", lambda: answers(api_url), state, "server", logs)
-    _say(f"Server    {api_url.removesuffix('/api')}")
-    _deploy(api_url, environment)
-    if _process(state, "worker") is None:
+        state["server"] = _start(command, logs / "server.log", _server_environment(server))
+        write_state(settings, state)
+        # The password goes to nobody who only came to have the port.
+        _wait("Server", lambda: answers(server.api_url) and listens(state), state, "server", logs)
+    _say(f"Server    {server.api_url.removesuffix('/api')}")
+    if state.get("protected"):
+        _say(f"Password  in {password_file(settings)}; the page in the browser asks for what is in there")
+    else:
+        _say("Server    open to everyone on this machine, and to web pages: an older version started it.")
+        _say("          To protect it: sparse-probing down, then sparse-probing up")
+    environment = dict([PATIENCE]) | os.environ | _worker_environment(server, settings)
+    deploy_all(server, environment)
+    if process(state, "worker") is None:
         _say(f"Worker    starting; its log is {logs / 'worker.log'}")
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "local"]
         state["worker"] = _start(command, logs / "worker.log", environment)
-        _state_file(settings).write_text(json.dumps(state), encoding="utf-8")
-        _wait("Worker", lambda: _worker_online(api_url), state, "worker", logs)
+        write_state(settings, state)
+        _wait("Worker", lambda: _worker_online(server), state, "worker", logs)
     _say(f"Worker    at work in pool {POOL}")
     _say("Next:")
-    _say(f"  export PREFECT_API_URL={api_url}")
+    _say(f"  export PREFECT_API_URL={server.api_url}")
+    if state.get("protected"):
+        _say(f'  export PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(password_file(settings)))})"')
     _say("  prefect deployment run study/study --param profile=demo")
-    _say("  sparse-probing study --profile demo     # uses this server")
+    _say("  sparse-probing study --profile demo     # uses this server, and finds its password")
     _say("  sparse-probing down")
     return 0
 
 
+def _need_no_silent_server(state: dict[str, Any]) -> None:
+    found = process(state, "server")
+    if found is not None:
+        raise InputError(
+            f"The server that was started before (process {found.pid}) lives, and does not answer at {state['api_url']}.",
+            remedy="Wait if it is only starting; else stop it: sparse-probing down",
+        )
+
+
+def _left_worker(state: dict[str, Any], server: Server, settings: Settings) -> dict[str, Any]:
+    """The entry of a worker that outlived its server, if it will find the new one; one that would not is stopped."""
+    found = process(state, "worker")
+    if found is None:
+        return {}
+    try:
+        # What it was started with is what it keeps.
+        known = found.environ()
+    except psutil.Error:
+        known = {}
+    if all(known.get(name) == value for name, value in _worker_environment(server, settings).items()):
+        _say(f"Worker    (process {found.pid}) outlived its server, and waits for the new one")
+        return {"worker": state["worker"]}
+    _say(f"Worker    (process {found.pid}) outlived its server at {state['api_url']}: stopping it")
+    _stop(found, signal.SIGINT)
+    return {}
+
+
+def _worker_environment(server: Server, settings: Settings) -> dict[str, str]:
+    """What a worker, and the runs that it starts, must be told."""
+    return server.environment() | {"SPARSE_PROBING_DATA": settings.data_uri}
+
+
+def _server_environment(server: Server) -> dict[str, str]:
+    """Environment of the server's process. Settings that Prefect knows under two names are given under both."""
+    port = urllib.parse.urlsplit(server.api_url).port
+    # The page calls the API by its address, also where the user opened it by name.
+    origins = f"http://127.0.0.1:{port},http://localhost:{port}"
+    protection = {
+        "PREFECT_SERVER_API_AUTH_STRING": server.password,
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": origins,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+    }
+    # A killed run's slot must come free even when the server is started anew.
+    leases = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+    return child_environment(server) | protection | leases
+
+
 def deploy(settings: Settings) -> int:
-    """Make pool, limit and deployments on the server that Prefect is told to use, or that `up` started here.
+    """Make pool, automation and deployments on the server that Prefect is told to use, or that `up` started here.
 
     Raises
     ------
     InputError
-        If there is no such server.
+        If there is no such server, or it does not let us in.
     """
-    _need_checkout()
-    api_url = server_in_use() or running_server(settings)
+    need_checkout()
+    own = running_server(settings)
+    api_url = server_in_use() or (own.api_url if own else "")
     if not api_url:
         raise InputError(
             "No Prefect server is named, and none was started here.",
@@ -170,48 +184,18 @@ def deploy(settings: Settings) -> int:
         raise InputError(
             f"The Prefect server at {api_url} does not answer.", remedy="Start it, or mend PREFECT_API_URL."
         )
-    _deploy(api_url, os.environ | {"PREFECT_API_URL": api_url})
+    server = server_at(api_url, settings)
+    if server.is_open():
+        _say(f"Server    {api_url} asks for no password: whoever reaches it can make its workers run commands.")
+        _say("          How to close it: docs/servers.md")
+    deploy_all(server, child_environment(server))
     _say("Next:")
     _say(f"  export PREFECT_API_URL={api_url}")
+    if server.password:
+        _say("  export PREFECT_API_AUTH_STRING=…        # the server's user:password, from a file of mode 600")
     _say(f"  prefect worker start --pool {POOL}      # on each machine that shall work")
     _say("  prefect deployment run study/study --param profile=demo")
     return 0
-
-
-def _deploy(api_url: str, environment: dict[str, str]) -> None:
-    """Pool, limit and deployments. A pool's and a limit's settings, and schedules turned on, stay as they are."""
-    if not _exists(api_url, f"work_pools/{POOL}"):
-        _prefect("work-pool", "create", POOL, "--type", "process", environment=environment)
-    if not _exists(api_url, f"v2/concurrency_limits/{GPU_LIMIT}"):
-        _prefect("gcl", "create", GPU_LIMIT, "--limit", "1", environment=environment)
-    _say(f"Pool      {POOL}, with limit {GPU_LIMIT}: one extraction at a time")
-    turned_on = _active_schedules(api_url)
-    _prefect("--no-prompt", "deploy", "--all", environment=environment)
-    off = []
-    for deployment in _ask(api_url, "deployments/filter", {}):
-        for schedule in deployment["schedules"]:
-            if (deployment["name"], str(schedule["schedule"])) in turned_on:
-                path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
-                _ask(api_url, path, {"active": True}, method="PATCH")
-            elif not schedule["active"]:
-                off.append(deployment["name"])
-    _say("Deployed  study/study and study/study-nightly")
-    if off:
-        _say(f"Schedule  of {', '.join(off)} is off; turn it on in the browser, on the deployment's page")
-
-
-def _active_schedules(api_url: str) -> set[tuple[str, str]]:
-    return {
-        (deployment["name"], str(schedule["schedule"]))
-        for deployment in _ask(api_url, "deployments/filter", {})
-        for schedule in deployment["schedules"]
-        if schedule["active"]
-    }
-
-
-def _need_checkout() -> None:
-    if not (PROJECT / "prefect.yaml").is_file():
-        raise InputError("prefect.yaml was not found.", remedy="Run this from a checkout of the project.")
 
 
 def _need_free_port(port: int) -> None:
@@ -228,7 +212,7 @@ def _wait(what: str, ready: Callable[[], bool], state: dict[str, Any], name: str
     began = said = time.monotonic()
     while not ready():
         now = time.monotonic()
-        if _process(state, name) is None or now > began + START_SECONDS:
+        if process(state, name) is None or now > began + START_SECONDS:
             raise SparseProbingError(f"The {name} did not start.", remedy=f"See {logs / f'{name}.log'}.")
         if now - said >= WORD_SECONDS:
             said = now
@@ -241,48 +225,24 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _ask(api_url: str, path: str, body: dict[str, Any] | None = None, *, method: str | None = None) -> Any:
-    """What the server's API answers: to GET without a body, to POST (or `method`) with one."""
-    headers = {"Content-Type": "application/json"}
-    secret = os.environ.get("PREFECT_API_AUTH_STRING")
-    if secret:
-        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
-    elif os.environ.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {os.environ['PREFECT_API_KEY']}"
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api_url}/{path}", data=data, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
-
-
-def _exists(api_url: str, path: str) -> bool:
-    try:
-        _ask(api_url, path)
-        return True
-    except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise SparseProbingError(
-                f"The Prefect server at {api_url} answers {error.code} to {path}.",
-                remedy="Set PREFECT_API_AUTH_STRING if it asks for credentials.",
-            ) from error
-        return False
-
-
 def down(settings: Settings) -> int:
     """Stop the worker, then the server. Returns the exit code."""
-    state = _read_state(settings)
+    state = read_state(settings)
     for name in ("worker", "server"):
-        process = _process(state, name)
-        if process is None:
+        found = process(state, name)
+        if found is None:
             print(f"{name}: not running")
             continue
-        process.send_signal(signal.SIGINT if name == "worker" else signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except psutil.TimeoutExpired:
-            for child in [*process.children(recursive=True), process]:
-                child.kill()
+        _stop(found, signal.SIGINT if name == "worker" else signal.SIGTERM)
         print(f"{name}: stopped", flush=True)
-    _state_file(settings).unlink(missing_ok=True)
+    state_file(settings).unlink(missing_ok=True)
     return 0
+
+
+def _stop(found: psutil.Process, how: signal.Signals) -> None:
+    found.send_signal(how)
+    try:
+        found.wait(STOP_SECONDS)
+    except psutil.TimeoutExpired:
+        for child in [*found.children(recursive=True), found]:
+            child.kill()

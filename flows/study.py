@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prefect import flow
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.settings import get_current_settings
 
 from flows.activations import extract_all
 from flows.datasets import build_datasets
+from flows.failures import retry_first_connections, say_when_the_server_is_away
 from flows.probes import probe_all
 from flows.publishing import publish_results
+from flows.surroundings import prepare_environment
 from sparse_probing.config import ModelSpec, StudySpec, load_profile
 from sparse_probing.errors import DamageError
 from tasks.datasets import resolve_model
@@ -34,8 +42,15 @@ def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
     list of str
         Ids of the runs, now published.
     """
+    # A worker's process, too: a pool does not set the environment of its runs.
+    prepare_environment()
     plan = spec or load_profile(profile)
     refuse_the_impossible(plan)
+    with _patience():
+        return _run(plan)
+
+
+def _run(plan: StudySpec) -> list[str]:
     # Every model, before anything is done with the first.
     for model in plan.models:
         resolve_model(model, plan.collections, plan.extractions)
@@ -58,6 +73,22 @@ def _steps(plan: StudySpec, model: ModelSpec) -> list[str]:
     run_ids = probe_all(plan, model, datasets, activations)
     publish_results(run_ids, plan.name)
     return run_ids
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Wait for a server that is away for a while; the command line says so by itself, and a worker's run in its log."""
+    api_url = get_current_settings().api.url
+    if not api_url:
+        yield
+        return
+    retry_first_connections()
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        yield
+        return
+    with say_when_the_server_is_away(str(api_url), get_run_logger().warning):
+        yield
 
 
 if __name__ == "__main__":

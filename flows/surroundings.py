@@ -13,6 +13,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from sparse_probing.errors import InputError
 
@@ -28,6 +29,8 @@ ENVIRONMENT = {
     # Bars of libraries would be drawn across ours.
     "TQDM_DISABLE": "1",
 }
+# Where there is a server: a request is tried again after 2, 4, 8 … 128 s, so it may be away for four minutes.
+PATIENCE = ("PREFECT_CLIENT_MAX_RETRIES", "7")
 # Prefect's own clients, and every process started from here, read these.
 THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 ANSWER_SECONDS = 5.0
@@ -57,15 +60,20 @@ def check_prefect() -> None:
     Raises
     ------
     InputError
-        If its folder cannot be written to, or the server that it is told to use does not answer.
+        If its folder cannot be written to, or the server that it is told to use does not answer or does not let us in.
     """
     check_prefect_home()
-    api_url, source = _configured_server(_prefect_home())
-    if api_url and not answers(api_url):
+    api_url, source = prefect_setting("PREFECT_API_URL")
+    if not api_url:
+        return
+    if not answers(api_url):
         raise InputError(
             f"The Prefect server at {api_url} ({source}) does not answer.",
             remedy="Start it (sparse-probing up starts one here), or unset it to run without a server.",
         )
+    from flows.server_api import configured_server
+
+    configured_server(api_url).ask("admin/version")
 
 
 def check_prefect_home() -> None:
@@ -81,8 +89,8 @@ def check_prefect_home() -> None:
 
 
 def server_in_use() -> str:
-    """Address of the Prefect server that the environment or Prefect's active profile names; empty if none does."""
-    return _configured_server(_prefect_home())[0]
+    """Address of the Prefect server that the environment or Prefect's settings name; empty if none does."""
+    return prefect_setting("PREFECT_API_URL")[0]
 
 
 def answers(api_url: str, *, timeout_seconds: float = ANSWER_SECONDS) -> bool:
@@ -104,15 +112,44 @@ def _prefect_home() -> Path:
         raise InputError("This user has no home folder.", remedy="Set PREFECT_HOME to a folder of yours.") from error
 
 
-def _configured_server(home: Path) -> tuple[str, str]:
-    """The server that the environment or Prefect's active profile names, and who names it; empty if none does."""
-    if os.environ.get("PREFECT_API_URL"):
-        return os.environ["PREFECT_API_URL"], "PREFECT_API_URL"
-    path = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+def prefect_setting(name: str) -> tuple[str, str]:
+    """One of Prefect's ``PREFECT_API_…`` settings and who gives it, looked for where Prefect does and in its order.
+
+    Empty if nobody gives it. An empty value in the environment counts: it unsets what comes after.
+    """
+    if name in os.environ:
+        return os.environ[name], name
+    for line in _text(Path(".env")).splitlines():
+        key, equals, value = line.strip().removeprefix("export ").partition("=")
+        if equals and key.strip().upper() == name:
+            return value.strip().strip("'\""), f"{name} in .env"
+    key = name.removeprefix("PREFECT_API_").lower()
+    for file, head in (("prefect.toml", ("api",)), ("pyproject.toml", ("tool", "prefect", "api"))):
+        value = _entry(_toml(Path(file)), *head, key)
+        if value:
+            return value, f"api.{key} in {file}"
+    home = _prefect_home()
+    profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser())
+    profile = os.environ.get("PREFECT_PROFILE") or _entry(profiles, "active")
+    value = _entry(profiles, "profiles", profile, name)
+    return (value, f"Prefect's profile {profile!r}") if value else ("", "")
+
+
+def _text(path: Path) -> str:
     try:
-        found = tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return "", ""
-    name = os.environ.get("PREFECT_PROFILE") or found.get("active", "")
-    url = found.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", "")
-    return str(url), f"Prefect's profile {name!r}"
+        return ""
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_text(path))
+    except ValueError:
+        return {}
+
+
+def _entry(found: Any, *keys: str) -> str:
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return "" if found is None else str(found)

@@ -44,12 +44,13 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     assert "PREFECT_API_URL" in line
 
 
-def test_a_server_named_by_prefects_profile(tmp_path: Path) -> None:
+def test_a_server_named_by_prefects_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "profiles.toml").write_text(
         'active = "lab"\n[profiles.lab]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n', encoding="utf-8"
     )
-    without = dict.fromkeys(("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"), "")
-    done = first_steps(tmp_path / "data", PREFECT_HOME=str(tmp_path), **without)
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    done = first_steps(tmp_path / "data", PREFECT_HOME=str(tmp_path))
     assert done.stdout.startswith("2 []"), done.stdout + done.stderr
     assert "profile 'lab'" in done.stderr
 

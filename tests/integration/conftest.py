@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,9 +80,6 @@ def prefect_server(prefect_environment: dict[str, str], tmp_path_factory: pytest
         while not answers(api_url):
             assert server.poll() is None, log.read_text()
             time.sleep(0.2)
-        limit = json.dumps({"name": "gpu", "limit": 1}).encode()
-        headers = {"Content-Type": "application/json"}
-        urllib.request.urlopen(urllib.request.Request(f"{api_url}/v2/concurrency_limits/", limit, headers)).close()
         yield api_url
     finally:
         server.terminate()

@@ -1,82 +1,363 @@
-"""A real server, pool, worker and deployment run the study to its end."""
+"""A real server, pool, worker and deployments: who is let in, what a run may override, and a study run to its end."""
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from prefect.workers.process import ProcessWorker
 
+from flows.failures import ASK_SECONDS, FIRST_WORD_SECONDS
+from flows.own_server import password_file, read_state, running_server
+from flows.pool import AUTOMATION, HEARTBEAT, POOL, SILENT_SECONDS, automation, make_automation
+from flows.server_api import Server
+from sparse_probing.settings import Settings
 from tests.integration.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+FOREIGN = {"Origin": "http://page.example"}
+
+pytestmark = pytest.mark.slow
 
 
-def read(url: str, body: dict | None = None, method: str | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
+@dataclass
+class Services:
+    """What `up` started for the tests of this file."""
+
+    data: Path
+    port: int
+    said: str
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(data_uri=str(self.data), local_dir=self.data, device="auto")
+
+    @property
+    def server(self) -> Server:
+        found = running_server(self.settings)
+        assert found is not None
+        return found
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return next(one for one in self.server.ask("deployments/filter", {}) if one["name"] == name)
+
+    def wait_for(self, run_id: str) -> str:
+        """A flow run's last state."""
+        deadline = time.monotonic() + 900
+        while time.monotonic() < deadline:
+            state = str(self.server.ask(f"flow_runs/{run_id}")["state"]["type"])
+            if state in FINAL:
+                return state
+            time.sleep(1)
+        raise AssertionError((self.data / "logs" / "worker.log").read_text()[-3000:])
 
 
-@pytest.mark.slow
-def test_up_deploy_run_down(tmp_path: Path, cli, tiny_profile: Path, prefect_environment: dict[str, str]) -> None:
-    data = tmp_path / "data"
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory, cli) -> Iterator[Services]:
+    data = tmp_path_factory.mktemp("services") / "data"
     port = free_port()
-    api = f"http://127.0.0.1:{port}/api"
     try:
         started = cli("up", "--port", str(port), data=data)
         assert started.returncode == 0, started.stdout + started.stderr
-        deployments = read(f"{api}/deployments/filter", {})
-        assert {deployment["name"] for deployment in deployments} == {"study", "study-nightly"}
-        nightly = next(deployment for deployment in deployments if deployment["name"] == "study-nightly")
-        assert nightly["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
-        assert not nightly["schedules"][0]["active"]
-        environment = prefect_environment | {"PREFECT_API_URL": api}
-        asked = subprocess.run(
-            [sys.executable, "-m", "prefect", "deployment", "run", "study/study", "--param", f"profile={tiny_profile}"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-        assert asked.returncode == 0, asked.stderr
-        state = ""
-        deadline = time.monotonic() + 900
-        while time.monotonic() < deadline:
-            runs = read(f"{api}/flow_runs/filter", {"flows": {"name": {"any_": ["study"]}}})
-            # Studies of other tests may have left runs in the same database.
-            ran = [run for run in runs if run["deployment_id"]]
-            state = ran[0]["state"]["type"] if ran else ""
-            if state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                break
-            time.sleep(1)
-        assert state == "COMPLETED", (data / "logs" / "worker.log").read_text()[-3000:]
-        keys = {artifact["key"] for artifact in read(f"{api}/artifacts/filter", {})}
-        assert {"best-neurons", "study-summary", "validation-checks"} <= keys
-        assert any(key.startswith("extract-") for key in keys if key)
-        summary = read(f"{api}/artifacts/filter", {"artifacts": {"key": {"any_": ["study-summary"]}}})[0]["data"]
-        assert re.search(r"\| layer \d, neuron \d+ \|", summary)
-        # A schedule that someone turned on stays on when the services are started once more.
-        schedule = f"{api}/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
-        read(schedule, {"active": True}, method="PATCH")
-        twice = cli("up", "--port", str(port), data=data)
-        assert twice.returncode == 0, twice.stderr
-        after = {one["name"]: one["schedules"] for one in read(f"{api}/deployments/filter", {})}
-        assert [one["active"] for one in after["study-nightly"]] == [True]
-        # The command line finds the server by itself, and finds all work done.
-        again = cli("study", "--profile", str(tiny_profile), data=data, server=False)
-        assert again.returncode == 0, again.stderr
-        assert f"127.0.0.1:{port}" in again.stdout
+        yield Services(data, port, started.stdout)
     finally:
         stopped = cli("down", data=data)
     assert stopped.stdout.count("stopped") == 2
+
+
+def answer(
+    services: Services, method: str, path: str, body: Any = None, *, password: str = "", headers: dict[str, str]
+) -> tuple[int, dict[str, str]]:
+    """Status and headers of what the server answers to a bare request."""
+    sent = dict(headers)
+    if password:
+        sent["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{services.port}/{path}", data, sent, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as found:
+            return found.status, {name.lower(): value for name, value in found.headers.items()}
+    except urllib.error.HTTPError as error:
+        return error.code, {name.lower(): value for name, value in error.headers.items()}
+
+
+def test_what_up_says_works_as_it_stands_in_a_shell(
+    services: Services, tiny_profile: Path, prefect_environment: dict[str, str]
+) -> None:
+    said = services.said.partition("Next:\n")[2]
+    commands = [line.strip() for line in said.splitlines() if line.strip().startswith(("export ", "prefect "))]
+    assert len(commands) == 3
+    commands[-1] = commands[-1].replace("profile=demo", f"'profile={tiny_profile}'")
+    asked = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
+        cwd=ROOT,
+        env=prefect_environment | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+    run_id = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", asked.stdout)[0]
+    assert services.wait_for(run_id) == "COMPLETED", (services.data / "logs" / "worker.log").read_text()[-3000:]
+    keys = {artifact["key"] for artifact in services.server.ask("artifacts/filter", {})}
+    assert {"best-neurons", "study-summary", "validation-checks"} <= keys
+    assert any(key.startswith("extract-") for key in keys if key)
+    summaries = services.server.ask("artifacts/filter", {"artifacts": {"key": {"any_": ["study-summary"]}}})
+    assert re.search(r"\| layer \d, neuron \d+ \|", summaries[0]["data"])
+
+
+def test_a_web_page_of_another_origin_is_refused(services: Services, tmp_path: Path) -> None:
+    run = f"api/deployments/{services.deployment('study')['id']}/create_flow_run"
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    code, said = answer(services, "OPTIONS", run, headers=FOREIGN | asks)
+    assert code == 400
+    assert "access-control-allow-origin" not in said
+    hostile = {"job_variables": {"command": f"touch {tmp_path / 'ran'}"}}
+    # A browser sends plain text without asking first; neither does it help to know the password.
+    for kind in ("text/plain", "application/json"):
+        for password in ("", services.server.password):
+            sent = FOREIGN | {"Content-Type": kind}
+            code, said = answer(services, "POST", run, hostile, password=password, headers=sent)
+            assert code in (401, 403)
+            assert "access-control-allow-origin" not in said
+    # What a page may read of another origin: nothing.
+    for path in ("api/csrf-token?client=page", "api/health"):
+        assert "access-control-allow-origin" not in answer(services, "GET", path, headers=FOREIGN)[1]
+    for host in ("127.0.0.1", "localhost"):
+        own = {"Origin": f"http://{host}:{services.port}"}
+        code, said = answer(services, "OPTIONS", run, headers=own | asks)
+        assert (code, said["access-control-allow-origin"]) == (200, own["Origin"])
+
+
+def test_another_user_of_this_machine_is_refused(services: Services) -> None:
+    """No password, a wrong one, and a wrong one of the right form; for reading and for changing."""
+    wrong = ["", "sparse-probing:", "admin:pass", services.server.password[:-1]]
+    run = f"api/deployments/{services.deployment('study')['id']}/create_flow_run"
+    for password in wrong:
+        for method, path, body in (
+            ("GET", "api/admin/version", None),
+            ("GET", "api/admin/settings", None),
+            ("GET", "api/csrf-token?client=other", None),
+            ("POST", run, {}),
+            ("POST", "api/deployments/filter", {}),
+            ("DELETE", f"api/work_pools/{POOL}", None),
+        ):
+            headers = {"Content-Type": "application/json", "Prefect-Csrf-Client": "x", "Prefect-Csrf-Token": "x"}
+            code, _ = answer(services, method, path, body, password=password, headers=headers)
+            assert code in (401, 403), (method, path, password)
+
+
+def test_the_password_is_told_to_nobody(services: Services) -> None:
+    secret = services.server.password
+    assert oct(password_file(services.settings).stat().st_mode)[-3:] == "600"
+    assert oct((services.data / "services.json").stat().st_mode)[-3:] == "600"
+    for log in (services.data / "logs").iterdir():
+        assert secret not in log.read_text(), log
+    assert secret not in services.said
+    for name in ("server", "worker"):
+        one = psutil.Process(read_state(services.settings)[name]["pid"])
+        for found in (one, *one.children(recursive=True)):
+            assert secret not in " ".join(found.cmdline())
+    # The worker can talk to the server, and could start none of its own with that password.
+    worker = psutil.Process(read_state(services.settings)["worker"]["pid"]).environ()
+    assert worker["PREFECT_API_AUTH_STRING"] == secret
+    assert "PREFECT_SERVER_API_AUTH_STRING" not in worker
+
+
+def test_the_page_asks_for_the_password(services: Services) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{services.port}/ui-settings", timeout=60) as found:
+        told = json.loads(found.read())
+    assert told["auth"] == "BASIC"
+    assert told["csrf_enabled"] is True
+
+
+def test_a_run_with_the_password_cannot_run_a_command(services: Services, tiny_profile: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    deployment = services.deployment("study")
+    parameters = {"profile": str(tiny_profile)}
+    for variables in (
+        {"command": f"touch {marker}"},
+        {"working_dir": str(tmp_path)},
+        {"env": {"PYTHONSTARTUP": str(marker)}},
+        {"env.PYTHONSTARTUP": str(marker)},
+    ):
+        body = {"job_variables": variables, "parameters": parameters}
+        code, _ = answer_with_token(services, f"api/deployments/{deployment['id']}/create_flow_run", body)
+        assert code == 422, variables
+    # This way the server looks at no job variables: the worker itself must leave them out.
+    run = services.server.ask(
+        "flow_runs/",
+        {
+            "flow_id": deployment["flow_id"],
+            "deployment_id": deployment["id"],
+            "parameters": parameters,
+            "work_pool_name": POOL,
+            "job_variables": {"command": f"touch {marker}", "working_dir": str(tmp_path), "env": {"BASH_ENV": "x"}},
+            "state": {"type": "SCHEDULED"},
+        },
+    )
+    assert services.wait_for(run["id"]) == "COMPLETED"
+    assert not marker.exists()
+
+
+def answer_with_token(services: Services, path: str, body: Any) -> tuple[int, dict[str, str]]:
+    password = services.server.password
+    headers = {"Content-Type": "application/json", **services.server._csrf_token()}
+    return answer(services, "POST", path, body, password=password, headers=headers)
+
+
+def test_up_again_leaves_what_runs_and_mends_what_is_open(services: Services, cli, tiny_profile: Path) -> None:
+    server = services.server
+    nightly = services.deployment("study-nightly")
+    assert nightly["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
+    assert not nightly["schedules"][0]["active"]
+    # A schedule that someone turned on, and a pool as an older version made it, with a limit of its owner's.
+    schedule = f"deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
+    server.ask(schedule, {"active": True}, method="PATCH")
+    older = {"base_job_template": ProcessWorker.get_default_base_job_template(), "concurrency_limit": 3}
+    server.ask(f"work_pools/{POOL}", older, method="PATCH")
+    server.ask(f"deployments/{nightly['id']}", {"job_variables": {"env": {"TQDM_DISABLE": "1"}}}, method="PATCH")
+    before = read_state(services.settings)
+    twice = cli("up", "--port", str(services.port), data=services.data)
+    assert twice.returncode == 0, twice.stderr
+    assert read_state(services.settings) == before
+    assert services.server.password == server.password
+    after = services.deployment("study-nightly")
+    assert [one["active"] for one in after["schedules"]] == [True]
+    assert after["job_variables"] == {}
+    pool = server.ask(f"work_pools/{POOL}")
+    assert pool["concurrency_limit"] == 3
+    assert "command" not in pool["base_job_template"]["job_configuration"]
+    server.ask(f"work_pools/{POOL}", {"concurrency_limit": None}, method="PATCH")
+    # The command line finds the server and its password by itself, and finds all work done.
+    again = cli("study", "--profile", str(tiny_profile), data=services.data, server=False)
+    assert again.returncode == 0, again.stderr
+    assert f"127.0.0.1:{services.port}" in again.stdout
+
+
+def test_a_nightly_run_that_finds_another_at_work_is_left_out(services: Services) -> None:
+    nightly = services.deployment("study-nightly")
+    assert nightly["global_concurrency_limit"]["limit"] == 1
+    assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+def test_a_run_whose_process_is_gone_ends_as_crashed(services: Services, cli, tiny_profile: Path) -> None:
+    server = services.server
+    known = {"automations": {"name": {"any_": [AUTOMATION]}}}
+    (made,) = server.ask("automations/filter", known)
+    assert made["enabled"]
+    assert made["trigger"]["posture"] == "Proactive"
+    assert made["trigger"]["within"] == SILENT_SECONDS
+    # The same one with the least patience that there is; a second `up` leaves it as its owner wants it.
+    server.ask(f"automations/{made['id']}", automation(10.0), method="PUT")
+    make_automation(server)
+    (kept,) = server.ask("automations/filter", known)
+    assert (kept["id"], kept["trigger"]["within"]) == (made["id"], 10.0)
+    deployment = services.deployment("study")
+    body = {"parameters": {"profile": str(tiny_profile)}}
+    run = server.ask(f"deployments/{deployment['id']}/create_flow_run", body)
+    worker = psutil.Process(read_state(services.settings)["worker"]["pid"])
+    signs = {"filter": {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}}
+    deadline = time.monotonic() + 120
+    while not server.ask("events/filter", signs)["total"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    for one in (*worker.children(recursive=True), worker):
+        one.kill()
+    assert services.wait_for(run["id"]) == "CRASHED"
+    assert "No sign of life" in server.ask(f"flow_runs/{run['id']}")["state"]["message"]
+    server.ask(f"automations/{made['id']}", automation(SILENT_SECONDS), method="PUT")
+    again = cli("up", "--port", str(services.port), data=services.data)
+    assert again.returncode == 0, again.stderr
+    assert psutil.Process(read_state(services.settings)["worker"]["pid"]).is_running()
+
+
+def test_a_worker_that_outlives_its_server_is_kept_or_stopped_and_never_lost(services: Services, cli) -> None:
+    before = read_state(services.settings)
+    worker = psutil.Process(before["worker"]["pid"])
+    kill(before["server"]["pid"])
+    # At the same address it serves on.
+    again = cli("up", "--port", str(services.port), data=services.data)
+    assert again.returncode == 0, again.stderr
+    after = read_state(services.settings)
+    assert after["worker"] == before["worker"]
+    assert after["server"] != before["server"]
+    assert worker.is_running()
+    # At another address it would never find the server.
+    kill(after["server"]["pid"])
+    services.port = free_port()
+    moved = cli("up", "--port", str(services.port), data=services.data)
+    assert moved.returncode == 0, moved.stderr
+    assert f"process {worker.pid}" in moved.stdout
+    assert not worker.is_running()
+    assert psutil.Process(read_state(services.settings)["worker"]["pid"]).is_running()
+
+
+def test_a_server_that_lives_but_does_not_answer_is_not_forgotten(services: Services, cli) -> None:
+    before = read_state(services.settings)
+    stopped = psutil.Process(before["server"]["pid"])
+    stopped.suspend()
+    try:
+        refused = cli("up", "--port", str(free_port()), data=services.data)
+    finally:
+        stopped.resume()
+    assert refused.returncode == 2
+    assert "sparse-probing down" in refused.stderr
+    assert str(stopped.pid) in refused.stderr
+    assert read_state(services.settings) == before
+
+
+def kill(pid: int) -> None:
+    """As a crash would."""
+    found = psutil.Process(pid)
+    found.kill()
+    found.wait(60)
+
+
+def test_a_server_that_is_away_for_a_while_fails_no_run(
+    services: Services, cli, tiny_profile: Path, tmp_path: Path, prefect_environment: dict[str, str]
+) -> None:
+    """Killed in the middle of a worker's run and of a study on the command line, and started anew."""
+    text = tiny_profile.read_text(encoding="utf-8")
+    profile = tmp_path / "other.toml"
+    profile.write_text(text.replace("sequences_per_class = 24", "sequences_per_class = 32"), encoding="utf-8")
+    before = {path.name for path in (services.data / "datasets").glob("*")}
+    body = {"parameters": {"profile": str(profile)}}
+    run = services.server.ask(f"deployments/{services.deployment('study')['id']}/create_flow_run", body)
+    command = [sys.executable, "-m", "flows.cli", "--data", str(tmp_path / "data"), "study", "--profile", str(profile)]
+    study = subprocess.Popen(
+        command, cwd=ROOT, env=prefect_environment | services.server.environment(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 300
+        # Both have begun to work.
+        folders = (services.data / "datasets", tmp_path / "data" / "datasets")
+        while any({path.name for path in folder.glob("*")} <= before for folder in folders):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        kill(read_state(services.settings)["server"]["pid"])
+        time.sleep(FIRST_WORD_SECONDS + 3 * ASK_SECONDS)
+        again = cli("up", "--port", str(services.port), data=services.data)
+        assert again.returncode == 0, again.stderr
+        said, _ = study.communicate(timeout=600)
+    finally:
+        study.kill()
+    assert study.returncode == 0, said
+    assert "does not answer" in said
+    assert "answers again" in said
+    assert services.wait_for(run["id"]) == "COMPLETED"

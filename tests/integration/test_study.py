@@ -154,7 +154,7 @@ def test_kill_at_any_moment_then_the_same_tables(
             time.sleep(0.02)
         time.sleep(moments.uniform(0.0, 1.0))
         if child.poll() is None:
-            # The ephemeral API server is a child of its own; it would outlive the command.
+            # Its ephemeral API server at the same moment, as when a machine goes down.
             os.killpg(child.pid, signal.SIGKILL)
             killed += 1
         child.wait()

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, VariableCreate
 
 from tasks import policies
 
@@ -29,7 +30,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def wait_until_said(said: list[str], log: Log, n: int) -> None:
     taken = threading.Event()
-    thread = threading.Thread(target=policies._say_who_holds, args=(taken, log))
+    thread = threading.Thread(target=policies._say_who_holds, args=("gpu-here", taken, log))
     thread.start()
     for _ in range(6000):
         if len(said) >= n:
@@ -47,7 +48,7 @@ def test_who_waits_says_for_whom_in_the_terminal_and_in_the_log(
     log = Log()
     wait_until_said(said, log, 2)
     assert said == log.lines
-    assert "'gpu'" in said[0]
+    assert "'gpu-here'" in said[0]
     assert "flow run 'activations of tiny'" in said[0]
 
 
@@ -60,14 +61,24 @@ def test_a_server_that_cannot_be_asked_is_no_failure(said: list[str], monkeypatc
     assert "cannot be asked" in said[0]
 
 
-def test_the_limit_that_is_made_is_the_one_that_is_taken() -> None:
-    from flows import services
+@pytest.mark.parametrize(
+    "host",
+    ["node-1", "NODE-1", "node_1.lab.example", "node-1.lab.example", "a/b%c&d<e>f", "Küche", "机器", "", "x" * 300],
+)
+def test_a_hosts_limit_has_a_name_that_prefect_takes(host: str) -> None:
+    limit = policies.device_limit(host)
+    assert GlobalConcurrencyLimitCreate(name=limit, limit=1).name == limit
+    assert VariableCreate(name=policies.holder_variable(limit), value="x").name
 
-    assert services.GPU_LIMIT == policies.GPU_LIMIT
+
+def test_hosts_that_differ_have_limits_that_differ() -> None:
+    hosts = ["node-1", "node-2", "node_1", "node.1", "node-1.a", "node-1.b", "机", "器", "", "x" * 150, "x" * 151]
+    assert len({policies.device_limit(host) for host in hosts}) == len(hosts)
+    assert policies.device_limit("node-1") == policies.device_limit("Node-1") == "gpu-node-1"
 
 
 def test_nothing_is_said_when_the_device_is_free(said: list[str]) -> None:
     taken = threading.Event()
     taken.set()
-    policies._say_who_holds(taken, None)
+    policies._say_who_holds("gpu-here", taken, None)
     assert said == []
