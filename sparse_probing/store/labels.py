@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparse_probing.errors import DamageError
+from sparse_probing.errors import ArtifactError
 from sparse_probing.schemas import SPLITS
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
@@ -68,9 +68,9 @@ def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
     Raises
     ------
     ArtifactError
-        If either artifact is unfinished.
+        If either artifact is unfinished, or a label has no stored row.
     DamageError
-        If either is damaged, or a label has no stored row.
+        If either is damaged.
     """
     dataset_manifest, manifest = read_manifest(dataset), read_manifest(activations)
     rows = read_table(activations / "rows.parquet", entry=manifest.files["rows.parquet"])
@@ -82,9 +82,9 @@ def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
     index = order[found]
     missing = keys[index] != wanted
     if missing.any():
-        raise DamageError(
+        raise ArtifactError(
             f"{activations}: {int(missing.sum())} of {len(wanted)} labels have no stored row.",
-            path=(activations / "rows.parquet").path,
+            remedy=f"Delete {activations} and run the study again: it is made anew.",
         )
     facts = list(dataset_manifest.facts["features"])
     names = [fact["name"] for fact in facts]

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparse_probing.errors import ArtifactError, DamageError
+from sparse_probing.errors import ArtifactError
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import Manifest, read_manifest
 from sparse_probing.store.parquet import read_table
@@ -119,9 +119,9 @@ def read_layer(folder: Location, layer: int, *, verify: bool = True, manifest: M
     with ThreadPoolExecutor(max_workers=4) as pool:
         list(pool.map(place, names))
     if not seen.all():
-        raise DamageError(
+        raise ArtifactError(
             f"{folder} layer {layer}: {int((~seen).sum())} of {n_rows} rows are missing.",
-            path=(folder / layer_folder(layer)).path,
+            remedy=f"Delete {folder} and run the study again: it is made anew.",
         )
     offset, scale = np.zeros(n_neurons, np.float32), np.ones(n_neurons, np.float32)
     if dtype == np.uint8:
