@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,29 @@ def test_the_next_study_makes_it_anew(place: str, kind: str, finished: Path, stu
         kind == "deleted" and place.startswith(("the manifest", "the working"))
     ):
         assert said, "it was made anew without a word"
+
+
+def test_repair_finds_what_no_size_and_time_tells_and_gc_frees_what_was_set_aside(
+    finished: Path, tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(finished, data, copy_function=shutil.copy2)
+    for place in ("the labels of a dataset", "the activations of a layer", "scores"):
+        path = sorted(data.glob(PLACES[place]))[-1]
+        before = path.stat()
+        damage(path, "flipped")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = cli("repair", data=data)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ": 3 damaged." in done.stdout
+    assert "Made anew: 3 artifacts." in done.stdout
+    assert contents(data) == contents(finished)
+    assert digested(data) == digested(finished)
+    assert ": 0 damaged." in cli("repair", data=data).stdout
+    listed = cli("gc", data=data)
+    assert listed.stdout.count("(was damaged)") == 3
+    assert len(list((data / "set_aside").iterdir())) == 3
+    assert "Freed: " in cli("gc", "--delete", data=data).stdout
+    assert "can be freed" in cli("gc", data=data).stdout
+    assert list((data / "set_aside").iterdir()) == []
+    assert contents(data) == contents(finished)

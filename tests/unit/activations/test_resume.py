@@ -78,8 +78,9 @@ attempt(quiet, None, 0)
 rng = random.Random(int(seed))
 log = []
 for _ in range(int(kills)):
+    # Two shards a life at least: four lives come beyond the seven that are staged first.
     before = finished(killed)
-    outcome = attempt(killed, rng.randrange(6), rng.uniform(0, 0.05))
+    outcome = attempt(killed, rng.randrange(2, 8), rng.uniform(0, 0.05))
     after = finished(killed)
     log.append({"outcome": outcome, "n_before": len(before), "n_after": len(after),
                 "repeated": sum(after[name] != before[name] for name in before if name in after)})
