@@ -152,13 +152,11 @@ def test_rows_are_read_as_a_stream(con: duckdb.DuckDBPyConnection) -> None:
 
 @pytest.mark.parametrize("sql", [ENDLESS, "select a.range, b.range from range(100_000_000) a, range(100_000_000) b"])
 def test_a_statement_without_end_is_stopped(con: duckdb.DuckDBPyConnection, sql: str) -> None:
-    began = time.monotonic()
     with pytest.raises(InputError) as caught, ask(con, sql, Limits(seconds=0.5)) as answer:
         for _ in answer:
             pass
     assert str(caught.value).startswith("The query was stopped after its 0.5 seconds. Ask for less")
     assert "--seconds" in caught.value.remedy
-    assert time.monotonic() - began < 60
     assert query(con, "select 1 as one")[1] == [(1,)]
 
 
