@@ -268,16 +268,23 @@ def _write_identities(connection: duckdb.DuckDBPyConnection) -> None:
     found = connection.execute(
         "select run_id, spec, weights_digest, model_dtype, attention, hook, pooling from runs order by run_id"
     ).fetchall()
-    rows = [(run_id, run_identity(spec, *others)) for run_id, spec, *others in found]
+    identities = pa.table(
+        {
+            "run_id": pa.array([run_id for run_id, *_ in found], pa.string()),
+            "identity": pa.array([run_identity(spec, *others) for _, spec, *others in found], pa.string()),
+        }
+    )
     connection.begin()
+    connection.register("identities", identities)
     try:
         connection.execute("delete from run_identities")
-        if rows:
-            connection.executemany("insert into run_identities (run_id, identity) values (?, ?)", rows)
+        connection.execute("insert into run_identities (run_id, identity) select run_id, identity from identities")
         connection.commit()
     except BaseException:
         connection.rollback()
         raise
+    finally:
+        connection.unregister("identities")
 
 
 _SPECS: dict[str, type[Spec]] = {

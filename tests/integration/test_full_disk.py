@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -26,6 +26,7 @@ from sparse_probing.store.filesystem import TEMPORARY_PREFIX, Location
 from sparse_probing.store.manifests import find_manifest, read_manifest, verify_files
 from sparse_probing.store.results import is_finished, is_part_done, read_part, write_part
 from sparse_probing.store.results import write_run as write_results
+from sparse_probing.warehouse import checks
 from sparse_probing.warehouse.loading import load_results, publish, set_threshold
 from tests.sql.rows import table, write_run
 from tests.tiny import random_sequences, save_tiny, write_dataset
@@ -207,3 +208,29 @@ def test_the_published_database(tmp_path: Path, disk: Disk) -> None:
 
     assert failures(work, allow, unpublished) >= 5
     assert contents(snapshot) == contents(quiet) != before
+
+
+def test_what_checks_record(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outcomes of before stay until all of the new ones are recorded."""
+    disk.allow()
+    root = Location.open(tmp_path / "first")
+    write_run(root, "a")
+    working = disk.folder / "working.duckdb"
+    load_results(working, root)
+    first = checks.run_checks(working, ["a"], root)[0]
+    before = contents(working)["check_results"]
+    many = [replace(first, run_id=f"r{i}", detail="word " * 200) for i in range(5000)]
+    monkeypatch.setattr(checks, "_check_views", lambda *arguments: many)
+    monkeypatch.setattr(checks, "_check_entering_frames", lambda *arguments: [])
+    used = sum(path.stat().st_blocks * 512 for path in disk.folder.rglob("*"))
+
+    def allow(step: int) -> None:
+        present = sum(path.stat().st_blocks * 512 for path in disk.folder.rglob("*"))
+        disk.allow(n_bytes=max(present, used + step * 64 * PAGE))
+
+    def unrecorded() -> None:
+        duckdb.connect(str(working)).close()
+        assert contents(working)["check_results"] == before
+
+    assert failures(lambda: checks.run_checks(working, ["a"], root), allow, unrecorded) >= 1
+    assert len(contents(working)["check_results"]) == len(before) + len(many)
