@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flows.surroundings import check_prefect, check_prefect_home, prepare_environment, server_in_use
 from sparse_probing import __version__
+from sparse_probing.credentials import show_traceback, shown_uri
 from sparse_probing.errors import SparseProbingError
 
 if TYPE_CHECKING:
@@ -85,10 +86,22 @@ def build_parser() -> argparse.ArgumentParser:
 
     sql = commands.add_parser("sql", help="query the published results, read-only")
     sql.add_argument("query", help="one SQL statement; '-' reads it from standard input")
-    sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    sql.add_argument(
+        "--format",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="a table has its first 1,000 rows, others all",
+    )
+    sql.add_argument("--memory-gb", type=float, default=2.0, metavar="N", help="memory that the query may take: 2")
+    sql.add_argument("--seconds", type=float, default=300.0, metavar="N", help="time that the query may take: 300")
 
     check = commands.add_parser("check", help="run the validation checks again; exit 1 if one of severity error fails")
     check.add_argument("--all", action="store_true", help="list passed checks too")
+
+    commands.add_parser("repair", help="read all that is stored; what is damaged is set aside and made anew")
+
+    freeing = commands.add_parser("gc", help="what nobody needs any more: superseded runs, and what was set aside")
+    freeing.add_argument("--delete", action="store_true", help="free it; without this it is only listed")
 
     commands.add_parser("report", help="write the HTML report from the published results")
 
@@ -129,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """Console script."""
+    sys.excepthook = show_traceback
     sys.exit(main())
 
 
@@ -149,6 +163,10 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         return _sql(options, settings)
     if options.command == "check":
         return _check(options, settings)
+    if options.command == "repair":
+        return _repair(settings)
+    if options.command == "gc":
+        return _free(options.delete, settings)
     if options.command == "report":
         return _report(settings)
     if options.command == "neurons":
@@ -173,10 +191,18 @@ def _console() -> Console:
 
 def _study(profile: str, settings: Settings) -> int:
     from sparse_probing.config import load_profile
-    from sparse_probing.preflight import check_names, preflight
 
     started = time.monotonic()
     plan = load_profile(profile)
+    run_ids = _run_study(plan, profile, settings)
+    _summary(_console(), run_ids, settings, time.monotonic() - started)
+    return 0
+
+
+def _run_study(plan: StudySpec, profile: str, settings: Settings) -> list[str]:
+    """Run a study to its end; returns the ids of its runs."""
+    from sparse_probing.preflight import check_names, preflight
+
     check_names(plan)
     from flows.own_server import enter_server
 
@@ -187,7 +213,7 @@ def _study(profile: str, settings: Settings) -> int:
     api_url = server_in_use()
     console.print(
         f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
-        f"data in {settings.data_uri}; Prefect on {api_url or 'an ephemeral server'}."
+        f"data in {settings.shown_data}; Prefect on {shown_uri(api_url) if api_url else 'an ephemeral server'}."
     )
     _warn_of_slow_dtypes(plan, settings)
     from flows.ephemeral import leave_no_server
@@ -201,11 +227,10 @@ def _study(profile: str, settings: Settings) -> int:
         leave_no_server()
     try:
         with log_to_file(log), show_progress(console), end_with_the_server(api_url) if api_url else nullcontext():
-            run_ids = study(profile=profile, spec=plan)
+            run_ids: list[str] = study(profile=profile, spec=plan)
+            return run_ids
     except Exception as error:
         raise as_one_line(error, log=log) from error
-    _summary(console, run_ids, settings, time.monotonic() - started)
-    return 0
 
 
 def _warn_of_slow_dtypes(plan: StudySpec, settings: Settings) -> None:
@@ -233,7 +258,9 @@ def _summary(console: Console, run_ids: list[str], settings: Settings, seconds: 
     console.print(f"Done in {seconds:.0f} s.")
     console.print(f"  Database  {settings.snapshot_path}", highlight=False, soft_wrap=True)
     console.print(f"  Report    {settings.reports_dir / 'index.html'}", highlight=False, soft_wrap=True)
-    console.print(f"  Parquet   {settings.data_uri}/{{datasets,activations,results}}", highlight=False, soft_wrap=True)
+    console.print(
+        f"  Parquet   {settings.shown_data}/{{datasets,activations,results}}", highlight=False, soft_wrap=True
+    )
     console.print("Next:")
     activate = Path(sys.executable).with_name("activate")
     if shutil.which("sparse-probing") is None and activate.is_file():
@@ -277,7 +304,7 @@ def _extract(profile: str, shard: str | None, settings: Settings) -> int:
     for reference in references:
         finished = is_extracted(reference)
         unfinished += not finished
-        print(f"{'finished' if finished else 'other parts at work'}  {settings.data_uri}/{reference}")
+        print(f"{'finished' if finished else 'other parts at work'}  {settings.shown_data}/{reference}")
     if unfinished:
         print(f"Part {shard} is done; {unfinished} of {len(references)} artifacts wait for other parts.")
         print(f"Next: the parts of {shard} that have not been run, or this command again for any that failed")
@@ -340,7 +367,7 @@ def _estimate(profile: str, settings: Settings) -> int:
                 names = (model.short_name, collection.collection)
                 rows.append((*names, cost.n_sequences, cost.n_tokens, cost.n_rows, *sizes, seconds))
     print(tables.format_rows(columns, rows))
-    print(f"Datasets built under {settings.data_uri}; nothing extracted. Sizes are before compression.")
+    print(f"Datasets built under {settings.shown_data}; nothing extracted. Sizes are before compression.")
     print(f"Next: sparse-probing study --profile {profile}")
     return 0
 
@@ -397,25 +424,39 @@ def _sql(options: argparse.Namespace, settings: Settings) -> int:
 
     check_published(settings)
     from sparse_probing.reports import tables
-    from sparse_probing.warehouse import connect, reads
+    from sparse_probing.warehouse import connect
+    from sparse_probing.warehouse.asking import Limits, ask, bounded_process
 
+    limits = Limits(memory_gb=options.memory_gb, seconds=options.seconds)
     query = sys.stdin.read() if options.query == "-" else options.query
-    with connect(settings.snapshot_path) as connection:
-        answer = reads.query(connection, query)
-    print(tables.format_rows(answer.columns, answer.rows, format=options.format))
+    with (
+        connect(settings.snapshot_path) as connection,
+        bounded_process(limits),
+        ask(connection, query, limits, end=_end_process) as answer,
+    ):
+        tables.write_rows(sys.stdout, answer.columns, answer, format=options.format)
     return 0
 
 
+def _end_process(error: SparseProbingError) -> None:
+    """The last resort where nothing in this process hears of its end; what it only reads stays whole."""
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"sparse-probing: {error}\n".encode())
+    os._exit(error.exit_code)
+
+
 def _check(options: argparse.Namespace, settings: Settings) -> int:
-    from sparse_probing.preflight import check_published
+    from sparse_probing.preflight import check_published, check_writable
 
     check_published(settings)
+    check_writable(settings)
     from sparse_probing.warehouse import connect, reads
+    from tasks.progress import show_progress
     from tasks.warehouse import check_again
 
     with connect(settings.snapshot_path) as connection:
         run_ids = [run.run_id for run in reads.runs(connection)]
-    check_again(run_ids)
+    with show_progress(_console(), with_prefect=False):
+        check_again(run_ids)
     with connect(settings.snapshot_path) as connection:
         results = reads.checks(connection)
     for result in results:
@@ -430,10 +471,53 @@ def _check(options: argparse.Namespace, settings: Settings) -> int:
     return 1 if errors else 0
 
 
+def _repair(settings: Settings) -> int:
+    from tasks.progress import show_progress
+    from tasks.repair import find_and_set_aside, studies_to_repeat
+    from tasks.warehouse import publish_again
+
+    with show_progress(_console(), with_prefect=False):
+        n_artifacts, set_aside = find_and_set_aside()
+        publish_again()
+    print(f"{n_artifacts} artifacts were read: {len(set_aside)} damaged.")
+    plans, unknown = studies_to_repeat(set_aside)
+    for plan in plans:
+        _run_study(plan, plan.name, settings)
+    for path in unknown:
+        print(f"{path} is made anew by the next study that needs it.")
+    if plans:
+        print(
+            f"Made anew: {len(set_aside) - len(unknown)} artifacts. What was damaged lies in {settings.shown_data}/set_aside"
+        )
+    print("Next: sparse-probing check")
+    return 0
+
+
+def _free(delete: bool, settings: Settings) -> int:
+    from tasks.freeing import find_freeable, free
+    from tasks.progress import show_progress
+
+    found = find_freeable()
+    for one in found:
+        print(f"{one.size_bytes / 1e6:>10,.1f} MB  {one.location}  ({one.why})")
+    megabytes = sum(one.size_bytes for one in found) / 1e6
+    if not found:
+        print(f"Nothing in {settings.shown_data} can be freed.")
+    elif delete:
+        with show_progress(_console(), with_prefect=False):
+            free(found)
+        print(f"Freed: {megabytes:,.1f} MB.")
+    else:
+        print(f"{megabytes:,.1f} MB can be freed.")
+        print("Next: sparse-probing gc --delete")
+    return 0
+
+
 def _report(settings: Settings) -> int:
-    from sparse_probing.preflight import check_published
+    from sparse_probing.preflight import check_published, check_writable
 
     check_published(settings)
+    check_writable(settings)
     from sparse_probing.reports import html
 
     print(f"Report written to {html.write_report(settings.snapshot_path, settings.reports_dir / 'index.html')}")

@@ -16,6 +16,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.server_api import configured_server, refused
 from flows.surroundings import answers, server_in_use
+from sparse_probing.credentials import without_secrets
 from sparse_probing.errors import SparseProbingError
 from tasks.progress import say
 
@@ -41,7 +42,8 @@ def as_one_line(error: BaseException, *, log: Path) -> SparseProbingError:
     from_server = any(isinstance(one, (httpx.TransportError, PrefectHTTPStatusError)) for one in chain)
     if api_url and (from_server or not answers(api_url)):
         return _gone(api_url)
-    text = " ".join(str(error).split())[:300].rstrip(".")
+    # Before the text is cut: what is left of a secret would not be known for one.
+    text = " ".join(without_secrets(str(error)).split())[:300].rstrip(".")
     return SparseProbingError(f"{type(error).__name__}: {text}.", remedy=f"Details are in {log}. {AGAIN}")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import IO
+
+from sparse_probing.credentials import hide_in_logs, without_secrets
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -19,7 +23,9 @@ def log_to_file(path: Path) -> Iterator[None]:
     Enter it once Prefect is imported: it sets up logging of its own then. What goes to Prefect's server still does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", buffering=1) as stream:
+    hide_in_logs()
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        stream = _WithoutSecrets(file)
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter(FORMAT))
         root = logging.getLogger()
@@ -50,6 +56,26 @@ def log_to_file(path: Path) -> Iterator[None]:
                 logger.removeHandler(handler)
             # Prefect's console handlers stay away: what its threads still have to say belongs to no command.
             root.addHandler(logging.NullHandler())
+
+
+class _WithoutSecrets(io.TextIOBase):
+    """A text file that takes credentials out of each text that is written to it."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase.write`."""
+        self._file.write(without_secrets(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """See `io.TextIOBase.flush`."""
+        self._file.flush()
+
+    def fileno(self) -> int:
+        """See `io.TextIOBase.fileno`; what is written there directly is written as it is."""
+        return self._file.fileno()
 
 
 def _log_failed_thread(failure: threading.ExceptHookArgs) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from sparse_probing.config import ModelSpec, StudySpec
-from tasks.probes import choose_layers, finish_run, plan_run, probe_best_layer, probe_layer
+from tasks.probes import choose_layers, finish_run, is_finished, own_run, plan_run, probe_best_layer, probe_layer
 from tasks.references import RunReference
 
 
@@ -18,10 +20,15 @@ def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activatio
         for collection, dataset, artifacts in zip(study.collections, datasets, activations, strict=True)
         for extracted in artifacts
     ]
-    unfinished = [run for run in runs if not run.finished]
-    probed = {run.run_id: [probe_layer.submit(run, layer) for layer in run.layers] for run in unfinished}
-    for run in unfinished:
-        chosen = choose_layers.submit(run, wait_for=probed[run.run_id]).result()
-        parts = [probe_best_layer.submit(run, layer, features, len(chosen)) for layer, features in chosen.items()]
-        finish_run.submit(run, [part.result() for part in parts]).result()
+    with ExitStack() as owned:
+        # In one order in every process, or two could wait for each other.
+        for run in sorted({run.run_id: run for run in runs if not run.finished}.values(), key=lambda run: run.run_id):
+            owned.enter_context(own_run(run))
+        # Whoever was waited for has finished it, or left parts.
+        unfinished = [run for run in runs if not run.finished and not is_finished(run)]
+        probed = {run.run_id: [probe_layer.submit(run, layer) for layer in run.layers] for run in unfinished}
+        for run in unfinished:
+            chosen = choose_layers.submit(run, wait_for=probed[run.run_id]).result()
+            parts = [probe_best_layer.submit(run, layer, features, len(chosen)) for layer, features in chosen.items()]
+            finish_run.submit(run, [part.result() for part in parts]).result()
     return [run.run_id for run in runs]

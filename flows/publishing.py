@@ -8,7 +8,7 @@ from tasks.warehouse import check_results, load_results, publish_snapshot, raise
 
 
 @flow(name="publishing", persist_result=False)
-def publish_results(run_ids: list[str], datasets: list[str], study: str) -> str:
+def publish_results(run_ids: list[str], study: str) -> str:
     """Publish the runs; returns the snapshot's path.
 
     Raises
@@ -16,8 +16,8 @@ def publish_results(run_ids: list[str], datasets: list[str], study: str) -> str:
     CheckFailure
         After publishing, if a check of severity error failed.
     """
-    load_results()
-    failed = check_results(run_ids, datasets)
+    load_results(run_ids)
+    failed = check_results(run_ids)
     snapshot = publish_snapshot()
     write_report(run_ids, study)
     raise_failed_checks(failed)

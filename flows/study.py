@@ -16,9 +16,14 @@ from flows.failures import retry_first_connections, say_when_the_server_is_away
 from flows.probes import probe_all
 from flows.publishing import publish_results
 from flows.surroundings import prepare_environment
-from sparse_probing.config import StudySpec, load_profile
+from sparse_probing.config import ModelSpec, StudySpec, load_profile
+from sparse_probing.errors import DamageError
 from tasks.datasets import resolve_model
 from tasks.preflight import refuse_the_impossible
+from tasks.repair import set_aside_damage
+
+# A disk that spoils more than this while one model is studied is not one to go on with.
+MOST_REPAIRS = 5
 
 
 @flow(name="study", flow_run_name="study {profile}", persist_result=False)
@@ -49,16 +54,25 @@ def _run(plan: StudySpec) -> list[str]:
     # Every model, before anything is done with the first.
     for model in plan.models:
         resolve_model(model, plan.collections, plan.extractions)
-    finished: list[str] = []
-    for model in plan.models:
-        datasets = build_datasets(model, plan.collections)
-        activations = extract_all(model, datasets, plan.extractions)
-        run_ids = probe_all(plan, model, datasets, activations)
-        # One run a dataset and hook.
-        of_runs = [dataset for dataset, found in zip(datasets, activations, strict=True) for _ in found]
-        publish_results(run_ids, of_runs, plan.name)
-        finished += run_ids
-    return finished
+    return [run_id for model in plan.models for run_id in _of_model(plan, model)]
+
+
+def _of_model(plan: StudySpec, model: ModelSpec) -> list[str]:
+    """One model through all steps. What turns out to be damaged is set aside, and the steps begin anew: they find the rest."""
+    for _ in range(MOST_REPAIRS):
+        try:
+            return _steps(plan, model)
+        except DamageError as damage:
+            set_aside_damage(damage.path)
+    return _steps(plan, model)
+
+
+def _steps(plan: StudySpec, model: ModelSpec) -> list[str]:
+    datasets = build_datasets(model, plan.collections)
+    activations = extract_all(model, datasets, plan.extractions)
+    run_ids = probe_all(plan, model, datasets, activations)
+    publish_results(run_ids, plan.name)
+    return run_ids
 
 
 @contextmanager

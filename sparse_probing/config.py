@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,15 +28,28 @@ DATASET_VERSION = 2
 EXTRACTION_VERSION = 3
 PROBING_VERSION = 2
 
+# What these limit is held in memory at once, by draws or permutations × samples; more digits of an interval or a
+# p-value than these give are in no table.
+MAX_DRAWS = 10_000
+MAX_BOOTSTRAPPED_VALUES = 20_000_000
+# Of one forward pass, whose values are in memory at once; no device holds those of more.
+MAX_BATCH_TOKENS = 2**20
+# No count is larger, and every number format that counts are stored in holds it.
+MAX_COUNT = 1_000_000_000
+# The largest that scikit-learn takes.
+MAX_SEED = 2**32 - 1
+# A folder is named by a model and twelve characters of its revision; file systems allow 255 bytes.
+MAX_NAME_BYTES = 180
+
 SPLITS = ("train", "validation", "test")
 Pooling = Literal["none", "mean", "max", "last"]
 PROFILES_DIR = Path(__file__).parent / "profiles"
 
 
 class Spec(BaseModel):
-    """Base of all specs: frozen, and a field that does not exist is an error."""
+    """Base of all specs: frozen, numbers are finite, and a field that does not exist is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSpec(Spec):
@@ -69,6 +83,30 @@ class ModelSpec(Spec):
         """Name used in tables and folders."""
         return self.name or self.id.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
 
+    @field_validator("id", "name")
+    @classmethod
+    def _on_one_line(cls, value: str) -> str:
+        return _printable(value)
+
+    @field_validator("revision")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        if value.startswith("/") or ".." in value.split("/"):
+            raise ValueError(
+                "expected a branch, tag, commit or subfolder, which begins with no / and goes through no .."
+            )
+        return _name_that_fits(value)
+
+    @model_validator(mode="after")
+    def _name_fits_a_folder(self) -> ModelSpec:
+        n_bytes = len(self.short_name.encode())
+        if n_bytes > MAX_NAME_BYTES or not self.short_name.strip():
+            raise ValueError(
+                f"the model's name has {n_bytes} bytes; expected 1 to {MAX_NAME_BYTES}, which is what a folder's name has "
+                f"room for: set models.name"
+            )
+        return self
+
 
 class CollectionSpec(Spec):
     """One feature collection: where its text comes from and how it is sampled.
@@ -77,13 +115,15 @@ class CollectionSpec(Spec):
     """
 
     collection: str = Field(description="Name of a feature collection.")
-    context_length: int = Field(default=512, ge=2, description="Tokens per sequence, special tokens included.")
+    context_length: int = Field(
+        default=512, ge=2, le=MAX_COUNT, description="Tokens per sequence, special tokens included."
+    )
     features: tuple[str, ...] | None = Field(default=None, description="A subset of the features; all if absent.")
     pooling: Pooling | None = Field(default=None, description="How positions become a row; the collection's default.")
     split_fractions: tuple[float, float, float] = Field(
         default=(0.6, 0.2, 0.2), description="Shares of train, validation and test, of each class's groups."
     )
-    seed: int = Field(default=42, description="Decides splits and samples.")
+    seed: int = Field(default=42, ge=0, le=MAX_SEED, description="Decides splits and samples.")
     options: Mapping[str, Any] = Field(default_factory=dict, description="The collection's own options.")
 
     @field_validator("split_fractions")
@@ -114,10 +154,22 @@ class ExtractionSpec(Spec):
         default="uint8", description="How activations are stored; uint8: 256 levels between each neuron's extremes."
     )
     calibration_rows: int = Field(
-        default=8192, ge=1, description="Training rows that the quantisation ranges are taken from, at most."
+        default=8192,
+        ge=1,
+        le=MAX_COUNT,
+        description="Training rows that the quantisation ranges are taken from, at most.",
     )
-    batch_tokens: int = Field(default=2048, ge=1, description="Tokens per forward pass, padding included.")
-    shard_tokens: int = Field(default=16384, ge=1, description="Tokens per shard: what a crash may cost.")
+    batch_tokens: int = Field(
+        default=2048, ge=1, le=MAX_BATCH_TOKENS, description="Tokens per forward pass, padding included."
+    )
+    shard_tokens: int = Field(default=16384, ge=1, le=MAX_COUNT, description="Tokens per shard: what a crash may cost.")
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not value or min(value) < 0 or max(value) > MAX_COUNT):
+            raise ValueError("expected layer numbers, which count from 0, or nothing for all layers")
+        return value
 
     @field_validator("neurons")
     @classmethod
@@ -129,6 +181,8 @@ class ExtractionSpec(Spec):
         pairs = sorted(value)
         if min(min(pair) for pair in pairs) < 0:
             raise ValueError("a layer or neuron is negative; both count from 0")
+        if max(max(pair) for pair in pairs) > MAX_COUNT:
+            raise ValueError(f"a layer or neuron is {max(max(pair) for pair in pairs)}; no model has so many")
         twice = next((first for first, second in itertools.pairwise(pairs) if first == second), None)
         if twice is not None:
             raise ValueError(f"layer {twice[0]}, neuron {twice[1]} is listed twice")
@@ -177,23 +231,40 @@ class ProbingSpec(Spec):
     split: Literal["group", "reference"] = Field(
         default="group", description="group: the dataset's own splits; reference: the reference's random 70/30 of rows."
     )
-    n_bootstrap: int = Field(default=200, ge=0, description="Bootstrap draws behind an interval; 0 for no intervals.")
-    n_permutations: int = Field(default=200, ge=0, description="Permutations behind the null of the best neuron.")
-    shortlist: int = Field(default=10, ge=1, description="Neurons a layer that validation compares and tests report.")
+    n_bootstrap: int = Field(
+        default=200, ge=0, le=MAX_DRAWS, description="Bootstrap draws behind an interval; 0 for no intervals."
+    )
+    n_permutations: int = Field(
+        default=200, ge=0, le=MAX_DRAWS, description="Permutations behind the null of the best neuron."
+    )
+    shortlist: int = Field(
+        default=10, ge=1, le=MAX_COUNT, description="Neurons a layer that validation compares and tests report."
+    )
     optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each exact selection of neurons.")
-    seed: int = Field(default=42, description="Decides bootstrap draws, permutations and whatever else is random.")
+    seed: int = Field(
+        default=42, ge=0, le=MAX_SEED, description="Decides bootstrap draws, permutations and whatever else is random."
+    )
 
     @field_validator("k_values")
     @classmethod
     def _k_positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or min(value) < 1 or len(set(value)) != len(value):
-            raise ValueError(f"k_values are {value}; expected distinct integers of at least 1")
+        if not value or min(value) < 1 or max(value) > MAX_COUNT or len(set(value)) != len(value):
+            raise ValueError(f"k_values are {value!s:.80}; expected distinct integers from 1 to {MAX_COUNT}")
         return tuple(sorted(value))
 
     @field_validator("k_values_by_method")
     @classmethod
     def _all_positive(cls, value: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
         return {method: cls._k_positive(sizes) for method, sizes in value.items()}
+
+    @model_validator(mode="after")
+    def _intervals_fit_memory(self) -> ProbingSpec:
+        if self.n_bootstrap * self.shortlist > MAX_BOOTSTRAPPED_VALUES:
+            raise ValueError(
+                f"n_bootstrap × shortlist is {self.n_bootstrap} × {self.shortlist}; expected at most "
+                f"{MAX_BOOTSTRAPPED_VALUES} values, which are in memory at once: lower one of them"
+            )
+        return self
 
     def sizes(self, method: str) -> tuple[int, ...]:
         """Support sizes of a method."""
@@ -214,6 +285,11 @@ class StudySpec(Spec):
     probing: ProbingSpec = Field(
         default=ProbingSpec(), description="Which probes to fit, on which split, with how much uncertainty."
     )
+
+    @field_validator("name")
+    @classmethod
+    def _name_fits(cls, value: str) -> str:
+        return _name_that_fits(value)
 
     @model_validator(mode="after")
     def _something_to_do(self) -> StudySpec:
@@ -242,6 +318,22 @@ class StudySpec(Spec):
         """One spec for each hook; they differ in nothing else."""
         hooks = self.hooks or (self.extraction.hook,)
         return tuple(self.extraction.model_copy(update={"hook": hook}) for hook in hooks)
+
+
+def _printable(text: str) -> str:
+    """A text that holds no line ends and no control characters."""
+    odd = next((character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")), None)
+    if odd is not None:
+        raise ValueError(f"it holds the character {odd!r}; expected text of one line without control characters")
+    return text
+
+
+def _name_that_fits(text: str) -> str:
+    """A name that tables show on one line and that fits a file system."""
+    n_bytes = len(text.encode())
+    if n_bytes > MAX_NAME_BYTES or not text.strip():
+        raise ValueError(f"it has {n_bytes} bytes; expected a name of 1 to {MAX_NAME_BYTES}")
+    return _printable(text)
 
 
 def canonical_json(value: Any) -> str:

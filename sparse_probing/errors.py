@@ -1,9 +1,12 @@
 """The exceptions of this project: few, each message with subject, what was found, what was expected and a remedy.
 
-Only exception types live here. Whoever raises one writes the message; the command line prints it on one line.
+Only exception types live here. Whoever raises one writes the message, without credentials or with (they are taken out of
+it); the command line prints it on one line.
 """
 
 from __future__ import annotations
+
+from sparse_probing.credentials import without_secrets
 
 
 class SparseProbingError(Exception):
@@ -20,8 +23,8 @@ class SparseProbingError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        self.message = message
-        self.remedy = remedy
+        self.message = message = without_secrets(message)
+        self.remedy = remedy = without_secrets(remedy)
         # What others said and what users wrote may hold line ends.
         super().__init__(" ".join(f"{message} {remedy}".split("\n")).strip())
 
@@ -41,6 +44,31 @@ class InputError(SparseProbingError):
 
 class ArtifactError(SparseProbingError):
     """An artifact on disk is missing, unfinished, or does not match its manifest."""
+
+
+class DamageError(ArtifactError):
+    """A finished artifact's file is gone, or not what was written. What is damaged can be set aside and made anew.
+
+    Parameters
+    ----------
+    path:
+        The file, as a path on the data folder's filesystem.
+    """
+
+    def __init__(self, message: str, *, path: str, remedy: str = "") -> None:
+        super().__init__(
+            message,
+            remedy=remedy
+            or "Run the study again, or sparse-probing repair: what is damaged is set aside and made anew.",
+        )
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_damage, (self.message, self.path, self.remedy))
+
+
+def _rebuild_damage(message: str, path: str, remedy: str) -> DamageError:
+    return DamageError(message, path=path, remedy=remedy)
 
 
 class DataError(SparseProbingError):

@@ -14,10 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from sparse_probing.credentials import without_secrets
+
 # Names less alike than this are not worth proposing.
 LEAST_LIKENESS = 0.6
 # Of a long list of names so many are shown, the nearest first.
 MOST_NAMES = 40
+# What is no name but a whole text is cut after so many characters.
+MOST_CHARS = 200
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -58,10 +62,11 @@ def choices(name: str, known: Iterable[str], *, also: Iterable[str] = ()) -> str
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas between; the tail of a long list is counted instead."""
+    """Names with commas between; the tail of a long list is counted instead, and that of a long name left out."""
+    shown = [name if len(name) <= MOST_CHARS else f"{name[:MOST_CHARS]}…" for name in names[:MOST_NAMES]]
     if len(names) <= MOST_NAMES:
-        return ", ".join(names) or "none"
-    return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
+        return ", ".join(shown) or "none"
+    return f"{', '.join(shown)} and {len(names) - MOST_NAMES} more"
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
@@ -78,16 +83,21 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
         text = f"no such key; {_key_meant(model, path)}"
     elif kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
-        text = f"{value!r:.80} is not allowed; {choices(str(value), allowed)}"
+        text = f"{_shown(value)} is not allowed; {choices(str(value), allowed)}"
     elif kind == "tuple_type" and isinstance(value, Mapping):
         text = f"one table is given, a list of them is expected: write [[{where}]]"
     else:
         text = _in_words_of_toml(first["msg"])
         if kind != "missing" and not isinstance(value, Mapping):
-            text += f" (found {value!r:.80})"
+            text += f" (found {_shown(value)})"
     others = len(found) - 1
     more = f" (and {others} more mistake{'s' if others > 1 else ''})" if others else ""
     return where, " ".join(f"{text}{more}".split())
+
+
+def _shown(value: object) -> str:
+    """A value as its profile has it, cut where it is long; credentials go before, since what is cut is not known for one."""
+    return without_secrets(repr(value))[:80]
 
 
 def _key_meant(model: type[BaseModel], path: Sequence[str]) -> str:

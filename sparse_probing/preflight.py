@@ -13,13 +13,24 @@ from sparse_probing.settings import Settings, why_unwritable
 
 
 def check_writable(settings: Settings) -> None:
-    """Raise `InputError` unless the data folder can be written to."""
+    """Raise `InputError` unless the data folder can be written to, or, if it is none of this machine's, be reached."""
     reason = why_unwritable(settings.local_dir)
     if reason is not None:
         raise InputError(
             f"Data folder {settings.local_dir} cannot be written to: {reason}.",
             remedy="Pass --data FOLDER, or set SPARSE_PROBING_DATA to a folder of yours.",
         )
+    if "://" not in settings.data_uri:
+        return
+    from sparse_probing.store.filesystem import Location
+
+    try:
+        Location.open(settings.data_uri).exists()
+    except OSError as error:
+        raise InputError(
+            f"Data folder {settings.shown_data} cannot be reached: {error}.",
+            remedy="Check bucket, region, endpoint_override and credentials, or pass --data FOLDER.",
+        ) from error
 
 
 def check_published(settings: Settings) -> None:
@@ -59,12 +70,12 @@ def preflight(study: StudySpec, settings: Settings) -> None:
 
 
 def check_names(study: StudySpec) -> None:
-    """Check what the words of a study alone tell: methods, hooks, collections, options, features, repeated models.
+    """Check what the words of a study alone tell: methods, hooks, collections, options, features, what is given twice.
 
     Raises
     ------
     InputError
-        At the first that does not exist, or that stands for two things.
+        At the first that does not exist, is given twice, or stands for two things.
     """
     from sparse_probing.datasets.registry import get_collection
     from sparse_probing.models.hook_names import canonical_hook
@@ -76,17 +87,26 @@ def check_names(study: StudySpec) -> None:
         if canonical in hooks:
             raise InputError(f"Hooks {hooks[canonical]!r} and {name!r} are the same.", remedy="Leave one of them out.")
         hooks[canonical] = name
-    for collection in study.collections:
-        get_collection(collection.collection).resolve(collection)
+    plans: list[object] = []
+    for number, spec in enumerate(study.collections):
+        plan = get_collection(spec.collection).resolve(spec)
+        if plan in plans:
+            raise InputError(
+                f"Collection {spec.collection!r} is given twice in the same way (collections.{plans.index(plan)} and "
+                f"collections.{number}).",
+                remedy="Leave one of them out, or let them differ in their text, features, lengths or options.",
+            )
+        plans.append(plan)
     named: dict[tuple[str, str], ModelSpec] = {}
     for model in study.models:
-        first = named.setdefault((model.short_name, model.revision), model)
-        if first != model:
+        key = (model.short_name, model.revision)
+        if key in named:
+            ways = "" if named[key] == model else ", to be run in two ways; tables could not tell them apart"
             raise InputError(
-                f"Model {model.short_name!r} at revision {model.revision!r} is given twice, to be run in two ways; "
-                "tables could not tell them apart.",
-                remedy="Leave one of them out, or give each its own models.name.",
+                f"Model {model.short_name!r} at revision {model.revision!r} is given twice{ways}.",
+                remedy="Leave one of them out" + (", or give each its own models.name." if ways else "."),
             )
+        named[key] = model
 
 
 def _check_methods(study: StudySpec) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Union
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from sparse_probing.config import CollectionSpec, Spec, StudySpec
+from sparse_probing.config import MAX_COUNT, MAX_SEED, CollectionSpec, Spec, StudySpec
 from sparse_probing.datasets.collection import Collection
 from sparse_probing.datasets.registry import collection_names, get_collection
 from sparse_probing.errors import InputError
@@ -222,8 +222,10 @@ def _kind(field: FieldInfo) -> str:
         f"{text} {getattr(limit, name)}"
         for limit in field.metadata
         for name, text in words.items()
-        # That a text is not empty goes without saying.
-        if hasattr(limit, name) and not (name == "min_length" and limit.min_length == 1)
+        # That a text is not empty and that numbers have an end goes without saying.
+        if hasattr(limit, name)
+        and not (name == "min_length" and limit.min_length == 1)
+        and not (name == "le" and limit.le in (MAX_COUNT, MAX_SEED))
     ]
     return ", ".join([_in_words(field.annotation), *limits])
 

@@ -218,7 +218,7 @@ PROBE_FITS = pa.schema(
         _field("bound", pa.float64(), nullable=True),
         _field("gap", pa.float64(), nullable=True),
         _field("n_cuts", pa.int32(), nullable=True),
-        _field("fit_seconds", pa.float64()),
+        _field("fit_seconds", pa.float64(), nullable=True),
         _field("message", pa.string(), nullable=True),
         *[
             _field(f"{split}_{metric}", pa.float64(), nullable=True)
@@ -281,5 +281,17 @@ TABLES: dict[str, pa.Schema] = {
     "probe_supports": PROBE_SUPPORTS,
     "check_results": CHECK_RESULTS,
 }
-# Columns that say when or how long, and so differ between two runs that agree on every result.
+# What a run writes, `runs` last: a run is finished when every kind is there.
+RESULT_KINDS = ("features", "neuron_scores", "probe_fits", "probe_supports", "runs")
+# Columns that say when or how long, and so differ between two runs that agree on every result: no digest covers them.
+TIME_COLUMNS: dict[str, tuple[str, ...]] = {"runs": ("created_at",), "probe_fits": ("fit_seconds",)}
 VOLATILE_COLUMNS = frozenset({"created_at", "checked_at", "fit_seconds", "package_versions"})
+
+
+def fragment(kind: str) -> pa.Schema:
+    """Schema of the Parquet files of a result kind: its table's, without times."""
+    return pa.schema([field for field in TABLES[kind] if field.name not in TIME_COLUMNS.get(kind, ())])
+
+
+# Beside the files of probe_fits, outside of their digests.
+FIT_TIMES = pa.schema([_field("fit_id", pa.string()), _field("fit_seconds", pa.float64(), nullable=True)])

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparse_probing.credentials import shown_uri, without_secrets
 from sparse_probing.errors import InputError
 
 DATA_VARIABLE = "SPARSE_PROBING_DATA"
@@ -24,7 +25,8 @@ class Settings:
     Attributes
     ----------
     data_uri:
-        Root of all artifacts: a local folder or a URI that pyarrow's filesystems open (``s3://…``, ``gs://…``).
+        Root of all artifacts: a local folder or a URI that pyarrow's filesystems open (``s3://…``, ``gs://…``). It may
+        hold credentials: show `shown_data` instead.
     local_dir:
         Local folder of what must be local: the working and published DuckDB files, converted models, the report.
         The data folder itself when that is local.
@@ -32,9 +34,14 @@ class Settings:
         ``auto``, ``cpu`` or ``cuda``.
     """
 
-    data_uri: str
+    data_uri: str = field(repr=False)
     local_dir: Path
     device: str
+
+    @property
+    def shown_data(self) -> str:
+        """The data folder as people may see it: without credentials and options."""
+        return shown_uri(self.data_uri)
 
     @property
     def snapshot_path(self) -> Path:
@@ -77,7 +84,9 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         path.is_file()
     except (RuntimeError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
-        raise InputError(f"Path {str(text)!r:.120} cannot be used: {reason}.", remedy="Write another path.") from error
+        raise InputError(
+            f"Path {without_secrets(repr(str(text))):.120} cannot be used: {reason}.", remedy="Write another path."
+        ) from error
     return path
 
 

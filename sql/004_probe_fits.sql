@@ -16,7 +16,7 @@ create table if not exists probe_fits (
     bound double,
     gap double,
     n_cuts integer,
-    fit_seconds double not null,
+    fit_seconds double,
     message varchar,
     train_mcc double,
     train_kappa double,

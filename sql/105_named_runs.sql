@@ -2,6 +2,7 @@
 -- model: its short name; where other models have that too, the last parts of the id that tell it from them (a/final, b/final).
 -- revision: as the model's source calls it; where other weights were once found under it (a folder was overwritten), with the
 -- first digits of the weights' digest. Both hold within this database.
+-- superseded_by: the newest run that answers the same question, where that is another; rankings and comparisons leave such runs out.
 -- training_step: the number that ends the revision as the study asked for it (step1000), which a commit or a version has not.
 create view named_runs as
 with identified as (
@@ -77,6 +78,17 @@ model_names as (
         on counted.short_name = distinctive.short_name and counted.model_id = distinctive.model_id
 ),
 
+answers as (
+    select
+        runs.run_id,
+        first_value(runs.run_id) over (
+            partition by coalesce(run_identities.identity, runs.run_id)
+            order by runs.created_at desc, runs.run_id
+        ) as newest_run_id
+    from runs
+    left join run_identities on runs.run_id = run_identities.run_id
+),
+
 revisions as (
     select
         model_id,
@@ -119,8 +131,10 @@ select
     runs.quantisation_error_bound,
     runs.spec,
     runs.package_versions,
-    runs.created_at
+    runs.created_at,
+    nullif(answers.newest_run_id, runs.run_id) as superseded_by
 from runs
+inner join answers on runs.run_id = answers.run_id
 inner join identified on runs.run_id = identified.run_id
 inner join model_names
     on identified.model_id = model_names.model_id and identified.short_name = model_names.short_name

@@ -30,4 +30,5 @@ select
     features.n_test_groups,
     features.n_test_groups_positive
 from features
-inner join named_runs as runs on features.run_id = runs.run_id;
+inner join named_runs as runs on features.run_id = runs.run_id
+where runs.superseded_by is null;

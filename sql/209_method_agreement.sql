@@ -104,4 +104,5 @@ select
     counted.n_union,
     counted.n_shared / counted.n_union as jaccard
 from counted
-inner join named_runs as runs on counted.run_id = runs.run_id;
+inner join named_runs as runs on counted.run_id = runs.run_id
+where runs.superseded_by is null;

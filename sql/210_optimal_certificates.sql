@@ -26,4 +26,4 @@ select
     probe_fits.message
 from probe_fits
 inner join named_runs as runs on probe_fits.run_id = runs.run_id
-where probe_fits.bound is not null or probe_fits.gap is not null;
+where runs.superseded_by is null and (probe_fits.bound is not null or probe_fits.gap is not null);

@@ -15,6 +15,7 @@ with newest as (
             n_sequences
         ) as dataset
     from named_runs
+    where superseded_by is null
     qualify
         row_number() over (
             partition by model, revision, collection, hook, pooling

@@ -1,4 +1,4 @@
--- one row per run and check, as of the last time the checks ran
+-- one row per run and check, as of the last time the checks ran; superseded runs are left out
 create view validation_checks as
 select
     check_results.run_id,
@@ -13,4 +13,5 @@ select
     check_results.detail,
     check_results.checked_at
 from check_results
-left join named_runs as runs on check_results.run_id = runs.run_id;
+left join named_runs as runs on check_results.run_id = runs.run_id
+where runs.superseded_by is null;

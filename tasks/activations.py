@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 from prefect import task
 
@@ -13,6 +13,7 @@ from tasks.models import resolved_model
 from tasks.policies import POLICY, one_at_a_time
 from tasks.progress import reporter
 from tasks.references import data_root, located, relative
+from tasks.repair import making
 
 
 @task(name="extract-activations", task_run_name="extract {dataset}", **POLICY)
@@ -33,23 +34,28 @@ def extract_activations(
     # Two names of one hook have one artifact.
     wanted = {engine.activations_digest(spec, resolved, dataset_digest): spec for spec in extractions}
     folders = {digest: engine.activations_folder(data_root(), resolved, dataset_digest, digest) for digest in wanted}
-    missing = [wanted[digest] for digest, folder in folders.items() if find_manifest(folder, digest=digest) is None]
     references = [relative(folder) for folder in folders.values()]
-    if not missing:
-        return references
-    # Refused before the first forward pass, with what would make it fit.
-    cost = estimate.estimate(source, resolved, missing, device=settings.device, trial_tokens=0)
-    estimate.check_space(cost, data_root(), missing[0])
-    collection = folder_collection(dataset)
-    # Parts have a device each, and wait for each other: one at a time they would wait for ever.
-    with one_at_a_time() if shard is None else nullcontext():
+    with ExitStack() as owned:
+        # Parts of one extraction work side by side in its folder.
+        if shard is None:
+            for digest, folder in sorted(folders.items()):
+                owned.enter_context(making(folder, digest=digest))
+        missing = [wanted[digest] for digest, folder in folders.items() if find_manifest(folder, digest=digest) is None]
+        if not missing:
+            return references
+        # Refused before the first forward pass, with what would make it fit.
+        cost = estimate.estimate(source, resolved, missing, device=settings.device, trial_tokens=0)
+        estimate.check_space(cost, data_root(), missing[0])
+        # Parts have a device each, and wait for each other: one at a time they would wait for ever.
+        if shard is None:
+            owned.enter_context(one_at_a_time())
         engine.extract_datasets(
             source,
             resolved,
             missing,
             root=data_root(),
             device=settings.device,
-            progress=reporter(f"Extract {collection}", "tokens"),
+            progress=reporter(f"Extract {folder_collection(dataset)}", "tokens"),
             shard=shard,
         )
     return references

@@ -14,6 +14,7 @@ from tasks.models import resolved_model
 from tasks.policies import POLICY
 from tasks.progress import reporter, say_and_log, step
 from tasks.references import data_root, located, relative
+from tasks.repair import making
 
 # Above this share of unknown tokens, what a model makes of the text is not what the text says.
 MAX_UNKNOWN_FRACTION = 0.5
@@ -53,6 +54,7 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
         tokenizer=loading.load_tokenizer(resolved),
         tokenizer_digest=resolved.tokenizer_digest,
         progress=reporter(f"Build {collection.collection}", "documents"),
+        making=making,
     )
     say_doubts(model.short_name, collection.collection, folder)
     return relative(folder)
@@ -88,6 +90,6 @@ def check_dataset(dataset: str) -> str:
     if failed:
         raise CheckFailure(
             f"Dataset {dataset}: {failed[0].check_name}: {failed[0].detail} ({len(failed)} checks failed).",
-            remedy="Mend the text source, or delete the dataset's folder if it was changed by hand.",
+            remedy="Mend the text source, and run the study again.",
         )
     return dataset

@@ -6,7 +6,7 @@ No reading and no writing of artifacts; `tasks.probes` does that.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -294,7 +294,12 @@ def _column(values: Any, kind: pa.DataType) -> pa.Array:
     return values.cast(kind) if isinstance(values, pa.Array) else pa.array(np.asarray(values)).cast(kind, safe=False)
 
 
-def best_layers(scores: Sequence[pa.Table], fits: Sequence[pa.Table] = ()) -> dict[str, int]:
+# What `best_layers` reads of neuron_scores and of probe_fits.
+BEST_SCORE_COLUMNS = ("shortlisted", "feature", "layer", "validation_mcc", "train_mcc")
+BEST_FIT_COLUMNS = ("feature", "layer", "validation_r2", "train_r2", "variant")
+
+
+def best_layers(scores: Iterable[pa.Table], fits: Iterable[pa.Table] = ()) -> dict[str, int]:
     """For each feature, the layer that validation finds best: where costly methods are fitted.
 
     Parameters
@@ -307,15 +312,13 @@ def best_layers(scores: Sequence[pa.Table], fits: Sequence[pa.Table] = ()) -> di
     best: dict[str, tuple[float, float, int]] = {}
     for table in scores:
         short = table.filter(table.column("shortlisted"))
-        names = ("feature", "layer", "validation_mcc", "train_mcc")
-        for feature, layer, validation, train in zip(*(short.column(name).to_pylist() for name in names), strict=True):
+        columns = (short.column(name).to_pylist() for name in BEST_SCORE_COLUMNS)
+        for _, feature, layer, validation, train in zip(*columns, strict=True):
             best[feature] = max(best.get(feature, (-2.0, -2.0, 0)), (validation, train, -layer))
     scored = set(best)
     for table in fits:
-        names = ("feature", "layer", "validation_r2", "train_r2", "variant")
-        for feature, layer, validation, train, variant in zip(
-            *(table.column(name).to_pylist() for name in names), strict=True
-        ):
+        columns = (table.column(name).to_pylist() for name in BEST_FIT_COLUMNS)
+        for feature, layer, validation, train, variant in zip(*columns, strict=True):
             if variant == "real" and feature not in scored and train is not None:
                 known = train if validation is None else validation
                 best[feature] = max(best.get(feature, (-np.inf, -np.inf, 0)), (known, train, -layer))

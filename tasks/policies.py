@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 from prefect.variables import Variable
 
-from sparse_probing.errors import CheckFailure, DataError, InputError
+from sparse_probing.errors import CheckFailure, DamageError, DataError, InputError
 from tasks.progress import say
 
 # A lost worker's slot is free again after this long.
@@ -33,10 +33,10 @@ NEXT_WORD_SECONDS = 30.0
 
 
 def worth_retrying(task: Any, run: Any, state: Any) -> bool:
-    """Whether another try could end differently: bad input and failed checks stay what they are."""
+    """Whether another try could end differently: bad input, damaged files and failed checks stay what they are."""
     try:
         state.result()
-    except (InputError, DataError, CheckFailure):
+    except (InputError, DataError, DamageError, CheckFailure):
         return False
     except Exception:
         return True

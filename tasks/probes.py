@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +18,24 @@ from sparse_probing.config import CollectionSpec, ModelSpec, ProbingSpec
 from sparse_probing.probes import uncertainty
 from sparse_probing.probes.splits import reference_split
 from sparse_probing.store import results
+from sparse_probing.store.filesystem import Location
 from sparse_probing.store.labels import LabelMatrix, read_labels
+from sparse_probing.store.locks import owned
 from sparse_probing.store.manifests import Manifest, package_versions, read_manifest
 from sparse_probing.store.matrices import read_layer
-from tasks.layers import ProbingInputs, best_layer_tables, best_layers, layer_tables, shared_inputs
+from tasks.layers import (
+    BEST_FIT_COLUMNS,
+    BEST_SCORE_COLUMNS,
+    ProbingInputs,
+    best_layer_tables,
+    best_layers,
+    layer_tables,
+    shared_inputs,
+)
 from tasks.policies import POLICY
-from tasks.progress import advance, step
+from tasks.progress import advance, say_and_log, step
 from tasks.references import RunReference, data_root, located
+from tasks.repair import mend
 from tasks.threads import use_one_blas_thread
 
 
@@ -63,9 +75,11 @@ def _inputs(run: RunReference) -> ProbingInputs:
 def plan_run(
     study: str, model: ModelSpec, collection: CollectionSpec, probing: ProbingSpec, dataset: str, activations: str
 ) -> RunReference:
-    """Name the run after what decides its results, and say which layers it has."""
-    manifest = read_manifest(located(activations))
+    """Name the run after what decides its results, and say which layers it has. What is damaged of it is set aside."""
+    root, manifest = data_root(), read_manifest(located(activations))
     run_id = _run_digest(probing, read_manifest(located(dataset)), manifest)[:16]
+    mend([results.run_folder(root, kind, run_id) for kind in schemas.RESULT_KINDS])
+    mend(list(results.running_folder(root, run_id).children()))
     return RunReference(
         run_id=run_id,
         study=study,
@@ -76,8 +90,18 @@ def plan_run(
         activations=activations,
         hook=manifest.facts["hook"],
         layers=tuple(manifest.facts["layers"]),
-        finished=results.is_finished(data_root(), run_id),
+        finished=results.is_finished(root, run_id),
     )
+
+
+def own_run(run: RunReference) -> AbstractContextManager[None]:
+    """Keep every other process from probing a run; waits for one that does."""
+    return owned(data_root(), results.running_folder(data_root(), run.run_id), say=say_and_log)
+
+
+def is_finished(run: RunReference) -> bool:
+    """Whether a run is finished by now."""
+    return results.is_finished(data_root(), run.run_id)
 
 
 @task(name="probe-layer", task_run_name="probe {run.title} layer {layer}", **POLICY)
@@ -97,8 +121,7 @@ def probe_layer(run: RunReference, layer: int) -> str:
 def choose_layers(run: RunReference) -> dict[int, list[str]]:
     """The layers that hold some feature's best neuron by validation, and the features of each."""
     chosen: dict[int, list[str]] = {}
-    found = _layer_results(run)
-    for feature, layer in best_layers(found["neuron_scores"], found["probe_fits"]).items():
+    for feature, layer in best_layers_of_run(data_root(), run.run_id, run.layers).items():
         chosen.setdefault(layer, []).append(feature)
     return dict(sorted(chosen.items()))
 
@@ -116,8 +139,17 @@ def probe_best_layer(run: RunReference, layer: int, features: list[str], total: 
     return part
 
 
-def _layer_results(run: RunReference) -> dict[str, list[pa.Table]]:
-    return results.read_parts(data_root(), run.run_id, [results.layer_part(layer) for layer in run.layers])
+def best_layers_of_run(root: Location, run_id: str, layers: Sequence[int]) -> dict[str, int]:
+    """`best_layers` of the layers' parts on disk; a few columns of one layer at a time are in memory."""
+    scores = _of_layers(root, run_id, layers, "neuron_scores", BEST_SCORE_COLUMNS)
+    return best_layers(scores, _of_layers(root, run_id, layers, "probe_fits", BEST_FIT_COLUMNS))
+
+
+def _of_layers(
+    root: Location, run_id: str, layers: Sequence[int], kind: str, columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    for layer in layers:
+        yield results.read_part(root, run_id, results.layer_part(layer), kind, columns=list(columns))
 
 
 @task(name="finish-run", task_run_name="finish {run.title}", **POLICY)
@@ -133,39 +165,64 @@ def finish_run(run: RunReference, best_parts: list[str]) -> str:
 
 
 def _finish(run: RunReference, best_parts: list[str], dataset_manifest: Manifest, manifest: Manifest) -> str:
-    root = data_root()
-    labels = _labels(run)
-    tables = _layer_results(run)
-    for kind, found in results.read_parts(root, run.run_id, best_parts).items():
-        tables[kind] += found
-    tables["neuron_scores"] = with_q_values(tables["neuron_scores"])
-    tables["features"] = [features_table(run.run_id, labels)]
-    tables["runs"] = [runs_table(run, dataset_manifest, manifest)]
-    results.write_run(
-        root,
-        run.run_id,
-        tables,
-        spec=run.probing.model_dump(mode="json"),
-        digest=_run_digest(run.probing, dataset_manifest, manifest),
-    )
+    tables = finished_tables(data_root(), run.run_id, run.layers, best_parts)
+    tables |= {
+        "features": [features_table(run.run_id, _labels(run))],
+        "runs": [runs_table(run, dataset_manifest, manifest)],
+    }
+    spec, digest = run.probing.model_dump(mode="json"), _run_digest(run.probing, dataset_manifest, manifest)
+    results.write_run(data_root(), run.run_id, tables, spec=spec, digest=digest)
     return run.run_id
 
 
-def with_q_values(layers: list[pa.Table]) -> list[pa.Table]:
-    """Benjamini–Hochberg over the run: one hypothesis a feature and layer, that its best neuron is better than chance."""
-    pieces = [
-        (table, np.flatnonzero(codes == code))
-        for table in layers
-        for codes in [_feature_codes(table)]
-        for code in np.unique(codes)
-    ]
-    rates = uncertainty.family_q_values([table.column("p_value").to_numpy()[rows] for table, rows in pieces])
-    columns = {id(table): np.ones(table.num_rows) for table in layers}
-    for (table, rows), q_values in zip(pieces, rates, strict=True):
-        columns[id(table)][rows] = q_values
+def finished_tables(
+    root: Location, run_id: str, layers: Sequence[int], best_parts: Sequence[str]
+) -> dict[str, Iterable[pa.Table]]:
+    """Scores with q-values, fits and supports of a run, read from its parts one layer at a time as they are asked for."""
+    names = [results.layer_part(layer) for layer in layers]
+
+    def parts(kind: str, names: Sequence[str]) -> Iterator[pa.Table]:
+        return (results.read_part(root, run_id, part, kind) for part in names)
+
+    rates = run_rates(_of_layers(root, run_id, layers, "neuron_scores", P_VALUE_COLUMNS))
+    return {
+        "neuron_scores": (with_q_values(table, rates) for table in parts("neuron_scores", names)),
+        "probe_fits": parts("probe_fits", [*names, *best_parts]),
+        "probe_supports": parts("probe_supports", [*names, *best_parts]),
+    }
+
+
+P_VALUE_COLUMNS = ("feature", "p_value")
+
+
+def run_rates(layers: Iterable[pa.Table]) -> uncertainty.FamilyRates:
+    """The run's false discovery rates: one hypothesis a feature and layer, that its best neuron is better than chance.
+
+    Parameters
+    ----------
+    layers:
+        neuron_scores of each layer, of which `P_VALUE_COLUMNS` are read.
+    """
+    return uncertainty.FamilyRates(
+        [uncertainty.smallest_p_value(p_values) for table in layers for _, p_values in _families(table)]
+    )
+
+
+def with_q_values(table: pa.Table, rates: uncertainty.FamilyRates) -> pa.Table:
+    """A layer's neuron_scores with its q-values filled in."""
+    column = np.ones(table.num_rows, np.float32)
+    for rows, p_values in _families(table):
+        column[rows] = rates.q_values(p_values)
     at = schemas.NEURON_SCORES.get_field_index("q_value")
-    field = schemas.NEURON_SCORES.field(at)
-    return [table.set_column(at, field, pa.array(columns[id(table)], pa.float32())) for table in layers]
+    return table.set_column(at, schemas.NEURON_SCORES.field(at), pa.array(column, pa.float32()))
+
+
+def _families(table: pa.Table) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Rows and p-values of each feature of a layer."""
+    codes, p_values = _feature_codes(table), table.column("p_value").to_numpy()
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        yield rows, p_values[rows]
 
 
 def _feature_codes(table: pa.Table) -> NDArray[np.int32]:
@@ -238,6 +295,5 @@ def runs_table(run: RunReference, dataset: Manifest, activations: Manifest) -> p
             sort_keys=True,
         ),
         "package_versions": json.dumps(package_versions(), sort_keys=True),
-        "created_at": datetime.now(UTC),
     }
-    return pa.Table.from_pylist([row], schema=schemas.RUNS)
+    return pa.Table.from_pylist([row], schema=schemas.fragment("runs"))

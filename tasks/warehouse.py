@@ -2,50 +2,104 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from sparse_probing.errors import CheckFailure
+from sparse_probing.errors import CheckFailure, DamageError
 from sparse_probing.settings import load_settings
-from sparse_probing.store.datasets import dataset_frames
+from sparse_probing.store.locks import held
 from tasks.policies import POLICY
 from tasks.progress import say_and_log, step
-from tasks.references import data_root, located
+from tasks.references import data_root
+
+if TYPE_CHECKING:
+    from sparse_probing.warehouse.checks import CheckResult
+    from sparse_probing.warehouse.loading import LoadReport
 
 WORKING_NAME = "working.duckdb"
-_one_writer = threading.Lock()
+Answer = TypeVar("Answer")
 
 
 def _working() -> Path:
     return load_settings().local_dir / WORKING_NAME
 
 
-@task(name="load-results", **POLICY)
-def load_results() -> int:
-    """Merge every finished fragment into the working database; returns how many were new."""
+def _alone(act: Callable[[], Answer]) -> Answer:
+    """Do something with the working database while no other process does; where it is damaged, build it anew first."""
+    from sparse_probing.warehouse import connection
+
+    working = _working()
+    with held(working.with_name(f"{WORKING_NAME}.lock"), what="the results database", say=say_and_log):
+        connection.wait_until_free(working, say=say_and_log)
+        try:
+            return act()
+        except DamageError as damage:
+            if damage.path != str(working):
+                raise
+            _rebuild(damage)
+            return act()
+
+
+def _rebuild(damage: DamageError) -> None:
+    """A new working database: of what was published, what fragments say, and what checks find where none was recorded."""
+    from sparse_probing.warehouse import working
+
+    moved = working.move_aside(_working())
+    say_and_log(f"Warning: {damage.message} It was moved to {moved}, and is built anew.")
+    _load()
+    _check([])
+
+
+def _check(run_ids: list[str]) -> list[CheckResult]:
+    """Check runs, and those of which nothing is recorded, as after a database was built anew; results of the runs alone."""
+    from sparse_probing.warehouse import checks
+
+    wanted = [*run_ids, *checks.unchecked_runs(_working())]
+    return [result for result in checks.run_checks(_working(), wanted, data_root()) if result.run_id in run_ids]
+
+
+def _load() -> LoadReport:
     from sparse_probing.warehouse import loading
 
-    with step("Load results"), _one_writer:
-        return loading.load_results(_working(), data_root()).n_fragments
+    report = loading.load_results(_working(), data_root(), snapshot=load_settings().snapshot_path)
+    if report.rebuilt_from is not None:
+        say_and_log(
+            f"Warning: the results database was of another version or damaged. It was moved to {report.rebuilt_from}, "
+            "and built anew."
+        )
+    for run_id, error in report.left_out.items():
+        say_and_log(f"Warning: run {run_id} was not loaded, and is as it was published: {error}")
+    return report
+
+
+@task(name="load-results", **POLICY)
+def load_results(run_ids: list[str]) -> int:
+    """Merge every finished run into the working database; returns how many fragments were new.
+
+    Raises
+    ------
+    ArtifactError
+        If one of these runs cannot be loaded.
+    """
+    with step("Load results"):
+        report = _alone(_load)
+    for run_id in run_ids:
+        if run_id in report.left_out:
+            raise report.left_out[run_id]
+    return report.n_fragments
 
 
 @task(name="check-results", **POLICY)
-def check_results(run_ids: list[str], datasets: list[str]) -> list[str]:
+def check_results(run_ids: list[str]) -> list[str]:
     """Run every check over the runs and record the outcomes; returns one line per failed check of severity error."""
     from sparse_probing.warehouse import checks
 
-    with step("Check results"), _one_writer:
-        results = checks.run_checks(_working(), run_ids)
-        of_datasets = [
-            result
-            for run_id, dataset in zip(run_ids, datasets, strict=True)
-            for result in checks.check_dataset(*dataset_frames(located(dataset)), run_id=run_id)
-        ]
-        checks.record_results(_working(), of_datasets)
-        results = [*results, *of_datasets]
+    with step("Check results"):
+        results = _alone(lambda: _check(run_ids))
     create_table_artifact(
         key="validation-checks",
         table=[
@@ -67,8 +121,8 @@ def check_results(run_ids: list[str], datasets: list[str]) -> list[str]:
 def publish_snapshot() -> str:
     """Replace the published database; returns its path."""
     snapshot = load_settings().snapshot_path
-    with step("Publish"), _one_writer:
-        _publish(snapshot)
+    with step("Publish"):
+        _alone(lambda: _publish(snapshot))
     return str(snapshot)
 
 
@@ -122,9 +176,34 @@ def raise_failed_checks(failed: list[str]) -> None:
 
 def check_again(run_ids: list[str]) -> None:
     """Run the checks of published runs once more and publish their outcomes; outside of any flow."""
-    from sparse_probing.warehouse import checks, loading
 
-    with _one_writer:
-        loading.load_results(_working(), data_root())
-        checks.run_checks(_working(), run_ids)
+    def act() -> None:
+        _load()
+        _check(run_ids)
         _publish(load_settings().snapshot_path)
+
+    _alone(act)
+
+
+def publish_again() -> None:
+    """Load what is new and publish, outside of any flow; a database that turns out to be damaged is built anew."""
+    snapshot = load_settings().snapshot_path
+
+    def act() -> None:
+        _load()
+        _check([])
+        _publish(snapshot)
+
+    if snapshot.is_file() or _working().is_file():
+        _alone(act)
+
+
+def forget_and_publish(run_ids: list[str]) -> None:
+    """Take runs out of the database, whose fragments go next, and publish; outside of any flow."""
+    from sparse_probing.warehouse import loading
+
+    def act() -> None:
+        loading.forget_runs(_working(), run_ids)
+        _publish(load_settings().snapshot_path)
+
+    _alone(act)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sparse_probing import schemas
 from sparse_probing.activations.columns import Columns
 from sparse_probing.activations.quantisation import Ranges, ranges_from_extremes
+from sparse_probing.errors import DamageError
 from sparse_probing.store.filesystem import TEMPORARY_PREFIX, Location
 from sparse_probing.store.manifests import FileEntry
 from sparse_probing.store.matrices import layer_folder, pack_rows, part_name, unpack_rows
@@ -90,11 +91,11 @@ class ShardStore:
         self.rows = rows
 
     def finished(self, shard: int, *, staged: bool = False) -> Marker | None:
-        """The marker of a finished shard; None if there is none, or one of its files is not as long as it says."""
-        location = self._marker(shard, staged)
-        if not location.exists():
+        """The marker of a finished shard; None if none can be read, or one of its files is not as long as it says."""
+        try:
+            marker = Marker.from_json(self._marker(shard, staged).read_bytes())
+        except (DamageError, ValueError, KeyError, TypeError):
             return None
-        marker = Marker.from_json(location.read_bytes())
         base = self._base(staged)
         for name, entry in marker.files.items():
             if not (base / name).exists() or (base / name).size_bytes() != entry.size_bytes:

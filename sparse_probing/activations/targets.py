@@ -98,7 +98,7 @@ class Target:
         if self.store.finished(shard.index) is not None:
             return None
         is_calibration = shard.index in self.calibration
-        if is_calibration and (self._ranges is not None or self.store.finished(shard.index, staged=True) is not None):
+        if is_calibration and self.store.finished(shard.index, staged=True) is not None:
             return None
         if shared and self.is_finished:
             return None
@@ -201,7 +201,7 @@ class Target:
             batch_tokens.add(marker.batch_tokens)
             busy += marker.seconds
         files.update(self.store.write_tables())
-        facts = self._facts(resolved, rule, sorted(batch_tokens), seconds, busy)
+        facts = self._facts(resolved, rule, sorted(batch_tokens))
         if self._ranges is not None:
             losses = self.store.read_losses(shard.index for shard in self._shards)
             files.update(self.store.write_quantisation(self._ranges, losses))
@@ -216,14 +216,15 @@ class Target:
             files=files,
             inputs={"dataset": self._corpus.digest, "weights": resolved.weights_digest},
             facts=facts,
+            made={
+                "seconds": seconds,
+                "tokens_per_second": facts["n_tokens"] / busy if busy else None,
+            },
         )
         self.store.remove_scaffolding()
         return True
 
-    def _facts(
-        self, resolved: ResolvedModel, rule: BatchRule, batch_tokens: list[int], seconds: float, busy: float
-    ) -> dict[str, Any]:
-        n_tokens = sum(shard.n_tokens for shard in self._shards)
+    def _facts(self, resolved: ResolvedModel, rule: BatchRule, batch_tokens: list[int]) -> dict[str, Any]:
         return {
             "layers": list(self.columns.layers),
             "n_rows": len(self._corpus.selection),
@@ -231,7 +232,7 @@ class Target:
             "n_neurons_by_layer": list(self.columns.counts),
             "neurons": "all" if self.columns.is_whole else "chosen",
             "n_sequences": len(self._corpus.lengths),
-            "n_tokens": n_tokens,
+            "n_tokens": sum(shard.n_tokens for shard in self._shards),
             "storage_dtype": self.spec.storage_dtype,
             "hook": self.hook,
             "modules": [f"{point.path}.{point.side}" for point in self.points],
@@ -255,8 +256,6 @@ class Target:
             "max_clipped_fraction": 0.0,
             "max_quantisation_error": None,
             "quantisation_error_bound": None,
-            "seconds": seconds,
-            "tokens_per_second": n_tokens / busy if busy else None,
         }
 
     def _wait_for_staged(self, n_parts: int) -> None:
@@ -291,7 +290,8 @@ class Target:
         staged = self.store.finished(shard.index, staged=True)
         if staged is None:
             raise ArtifactError(
-                f"{self.store.folder}: staged shard {shard.index} is not there.", remedy="Delete the folder, run again."
+                f"{self.store.folder}: staged shard {shard.index} is not there.",
+                remedy="Run the same command again: it stages what is missing.",
             )
         self.store.write_shard(
             shard.index,

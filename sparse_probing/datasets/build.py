@@ -6,6 +6,7 @@ The one place of this package that writes files. Same spec, same text, same toke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -59,6 +60,7 @@ def build_dataset(
     tokenizer: Tokenizer,
     tokenizer_digest: str,
     progress: Callable[[int, int], None] | None = None,
+    making: Callable[[Location], AbstractContextManager[None]] = lambda folder: nullcontext(),
 ) -> Location:
     """Build a dataset, or find it finished.
 
@@ -74,6 +76,8 @@ def build_dataset(
         Digest of that tokenizer: part of the dataset's own.
     progress:
         Called with texts tokenised so far and in all.
+    making:
+        Entered with the dataset's folder before it is looked for, and left when it is finished: a lock, say.
 
     Returns
     -------
@@ -94,24 +98,25 @@ def build_dataset(
     inputs = _inputs(collection, plan, tokenizer_digest)
     full_digest = digest(plan.spec, inputs=inputs, version=DATASET_VERSION)
     folder = root / "datasets" / f"{spec.collection}-{short(full_digest)}"
-    if find_manifest(folder, digest=full_digest) is not None:
-        return folder
-    dataset = collection.build(plan, tokenizer, progress)
-    sequences, labels = sequence_table(dataset), label_table(dataset)
-    _check_labels(plan, dataset)
-    files = {
-        SEQUENCES_NAME: write_table(folder / SEQUENCES_NAME, sequences, schemas.SEQUENCES),
-        LABELS_NAME: write_table(folder / LABELS_NAME, labels, schemas.LABELS),
-    }
-    write_manifest(
-        folder,
-        kind="dataset",
-        digest=full_digest,
-        spec=plan.spec.model_dump(mode="json"),
-        inputs=inputs,
-        facts=_facts(plan, dataset, sequences, labels),
-        files=files,
-    )
+    with making(folder):
+        if find_manifest(folder, digest=full_digest) is not None:
+            return folder
+        dataset = collection.build(plan, tokenizer, progress)
+        sequences, labels = sequence_table(dataset), label_table(dataset)
+        _check_labels(plan, dataset)
+        files = {
+            SEQUENCES_NAME: write_table(folder / SEQUENCES_NAME, sequences, schemas.SEQUENCES),
+            LABELS_NAME: write_table(folder / LABELS_NAME, labels, schemas.LABELS),
+        }
+        write_manifest(
+            folder,
+            kind="dataset",
+            digest=full_digest,
+            spec=plan.spec.model_dump(mode="json"),
+            inputs=inputs,
+            facts=_facts(plan, dataset, sequences, labels),
+            files=files,
+        )
     return folder
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sparse_probing.config import SPLITS, CollectionSpec, Pooling
+from sparse_probing.config import MAX_COUNT, SPLITS, CollectionSpec, Pooling
 from sparse_probing.datasets.sampling import NearDuplicates, assign_splits, order_key, split_quotas
 from sparse_probing.datasets.sources import Document, Skipped, Source, ending, windows
 from sparse_probing.datasets.tokens import SpecialTokens, Tokenizer, TokenSequence, encode, special_tokens
@@ -32,19 +32,28 @@ SURPLUS = 1.25
 
 
 class Options(BaseModel):
-    """Base of a collection's options: frozen, and an option that does not exist is an error."""
+    """Base of a collection's options: frozen, numbers are finite, and an option that does not exist is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    sequences_per_class: int = Field(default=300, ge=len(SPLITS), description="Sequences of each class, all splits.")
-    windows_per_document: int = Field(default=1, ge=1, description="Pieces taken of a document longer than a context.")
+    sequences_per_class: int = Field(
+        default=300, ge=len(SPLITS), le=MAX_COUNT, description="Sequences of each class, all splits."
+    )
+    windows_per_document: int = Field(
+        default=1, ge=1, le=MAX_COUNT, description="Pieces taken of a document longer than a context."
+    )
     documents_per_class: int = Field(
         default=20_000,
         ge=len(SPLITS),
+        le=MAX_COUNT,
         description="Texts or pieces of a class that are considered, chosen by the seed.",
     )
-    min_tokens: int = Field(default=8, ge=1, description="Sequences with fewer tokens of text are left out.")
-    skip_tokens: int = Field(default=0, ge=0, description="Tokens at the start of the text that nothing may use.")
+    min_tokens: int = Field(
+        default=8, ge=1, le=MAX_COUNT, description="Sequences with fewer tokens of text are left out."
+    )
+    skip_tokens: int = Field(
+        default=0, ge=0, le=MAX_COUNT, description="Tokens at the start of the text that nothing may use."
+    )
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from sparse_probing.config import SPLITS
+from sparse_probing.config import MAX_COUNT, SPLITS
 from sparse_probing.datasets.collection import Collection, Feature, Labels, Options, Plan, Sequenced
 from sparse_probing.datasets.local_files import LocalTexts
 from sparse_probing.datasets.sources import Document, Skipped, Source
@@ -53,12 +53,18 @@ class CompoundOptions(Options):
     """Options of compound_words. A class is one pair's one kind: the pair, the second word alone, the first alone."""
 
     bigrams: tuple[str, ...] = Field(default=BIGRAMS, min_length=1, description="Pairs, in lower case, one space.")
-    sequences_per_class: int = Field(default=1000, ge=3, description="Sequences of each pair and kind, all splits.")
-    min_tokens: int = Field(default=4, ge=1, description="Sequences with fewer tokens of text are left out.")
+    sequences_per_class: int = Field(
+        default=1000, ge=3, le=MAX_COUNT, description="Sequences of each pair and kind, all splits."
+    )
+    min_tokens: int = Field(
+        default=4, ge=1, le=MAX_COUNT, description="Sequences with fewer tokens of text are left out."
+    )
     rare_features: Literal["refuse", "leave_out"] = Field(
         default="refuse", description="What to do with pairs of which some kind is found in too few documents."
     )
-    min_documents: int = Field(default=10, ge=len(SPLITS), description="Documents that each kind must be found in.")
+    min_documents: int = Field(
+        default=10, ge=len(SPLITS), le=MAX_COUNT, description="Documents that each kind must be found in."
+    )
     path: str = Field(min_length=1, exclude=True, description="Table file, folder of them, or folder LABEL/GROUP/file.")
     text_column: str = Field(default="text", description="Column of a table that holds the text.")
     group_column: str | None = Field(

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from pydantic import Field
 
-from sparse_probing.config import Pooling
+from sparse_probing.config import MAX_COUNT, Pooling
 from sparse_probing.datasets.collection import Collection, Feature, Labels, Options, Plan, Sequenced
 from sparse_probing.datasets.local_files import LocalTexts
 from sparse_probing.datasets.sampling import random_positions
@@ -27,7 +27,10 @@ class DocumentClassOptions(Options):
     """Options of collections of document classes."""
 
     positions_per_sequence: int = Field(
-        default=2, ge=1, description="Random positions of each sequence that are labelled, with pooling none."
+        default=2,
+        ge=1,
+        le=MAX_COUNT,
+        description="Random positions of each sequence that are labelled, with pooling none.",
     )
     path: str | None = Field(
         default=None,

@@ -28,12 +28,14 @@ from sparse_probing.datasets.sources import (
 )
 from sparse_probing.datasets.tables import FORMATS, column_names, read_columns, table_format
 from sparse_probing.errors import InputError
-from sparse_probing.mistakes import did_you_mean, did_you_mean_path
+from sparse_probing.mistakes import did_you_mean, did_you_mean_path, listed
 from sparse_probing.settings import user_path
 
 # Raised when the same files would give other documents: datasets made from them are then built again.
 READER_VERSION = "2"
 NOT_COUNTED = (".", "~$")
+# Labels stand in messages, manifests and tables; a column of whole texts is none of labels.
+MAX_LABEL_CHARS = 1000
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class LocalTexts(Source):
             if not table_format(file):
                 labels: Iterable[str | None] = self._folders(file)[:1]
             elif self.label_column is not None:
-                labels = (label for (label,) in read_columns(file, [self.label_column]))
+                rows = enumerate(read_columns(file, [self.label_column]), 1)
+                labels = (self._checked(label, file, row) for row, (label,) in rows)
             else:
                 labels = ()
             for label in labels:
@@ -177,13 +180,23 @@ class LocalTexts(Source):
                 )
             if column is not None and column not in found:
                 raise InputError(
-                    f"{file} has columns {', '.join(found) or 'none'}; {option} is {column!r}{did_you_mean(column, found)}",
+                    f"{file} has columns {listed(found)}; {option} is {column!r}{did_you_mean(column, found)}",
                     remedy=f"Set options.{option} to one of them.",
                 )
 
     def _columns(self) -> list[str]:
         wanted = (self.text_column, self.label_column, self.group_column)
         return list(dict.fromkeys(name for name in wanted if name is not None))
+
+    def _checked(self, label: str | None, file: Path, row: int) -> str | None:
+        """A label as it stands in a row, unless it is so long that it can be none."""
+        if label is not None and len(label) > MAX_LABEL_CHARS:
+            raise InputError(
+                f"{file} row {row}: column {self.label_column!r} holds a text of {len(label):,} characters; a label has at "
+                f"most {MAX_LABEL_CHARS:,}.",
+                remedy="Set options.label_column to the column of the labels, or mend the row.",
+            )
+        return label
 
     def _label(self, found: str) -> str | None:
         return self.labels.get(found) if self.labels else found
@@ -194,7 +207,7 @@ class LocalTexts(Source):
         for row, values in enumerate(read_columns(file, columns), 1):
             found = dict(zip(columns, values, strict=True))
             text = found[self.text_column]
-            raw = None if self.label_column is None else found[self.label_column]
+            raw = None if self.label_column is None else self._checked(found[self.label_column], file, row)
             label = self.default_label if self.label_column is None else raw and self._label(raw)
             if raw and label is None:
                 yield Skipped("rows", OTHER_LABEL, f"{name} row {row}, {raw!r}")

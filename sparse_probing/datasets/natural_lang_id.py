@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from sparse_probing.config import MAX_COUNT
 from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions, known_classes
 from sparse_probing.datasets.sources import LabelledSentences, Source
 
@@ -48,7 +49,9 @@ class NaturalLanguageOptions(DocumentClassOptions):
         min_length=2,
         description=f"ISO 639-1 codes: {', '.join(LANGUAGES)}; with `path` any labels that the texts have.",
     )
-    sequences_per_class: int = Field(default=1000, ge=3, description="Sequences of each language, all splits.")
+    sequences_per_class: int = Field(
+        default=1000, ge=3, le=MAX_COUNT, description="Sequences of each language, all splits."
+    )
 
     @field_validator("languages")
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparse_probing.config import MAX_COUNT
 from sparse_probing.datasets.collection import Feature, Labels, Plan, Sequenced
 from sparse_probing.datasets.sampling import split_quotas
 from sparse_probing.datasets.token_features import TokenCollection, TokenOptions, candidates
@@ -36,8 +37,10 @@ TARGETS: dict[str, Callable[[Floats, Floats, int], Floats]] = {
 class PositionOptions(TokenOptions):
     """Options of position."""
 
-    skip_tokens: int = Field(default=0, ge=0, description="First positions of a text that are not labelled.")
-    max_rows: int = Field(default=50_000, ge=30, description="Labelled positions.")
+    skip_tokens: int = Field(
+        default=0, ge=0, le=MAX_COUNT, description="First positions of a text that are not labelled."
+    )
+    max_rows: int = Field(default=50_000, ge=30, le=MAX_COUNT, description="Labelled positions.")
 
 
 class Position(TokenCollection[PositionOptions]):

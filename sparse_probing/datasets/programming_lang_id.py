@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from sparse_probing.config import MAX_COUNT
 from sparse_probing.datasets.document_classes import DocumentClassCollection, DocumentClassOptions, known_classes
 from sparse_probing.datasets.source_code import Project, ProjectFiles
 from sparse_probing.datasets.sources import Source
@@ -82,11 +83,21 @@ class ProgrammingLanguageOptions(DocumentClassOptions):
         description=f"Out of {', '.join(LANGUAGES)}, or with `path` any that the texts have; all of those, or with `path` "
         f"the reference's ({', '.join(REFERENCE_LABELS.values())}), if empty.",
     )
-    sequences_per_class: int = Field(default=600, ge=3, description="Sequences of each language, all splits.")
-    windows_per_document: int = Field(default=20, ge=1, description="Pieces taken of a file longer than a context.")
-    files_per_project: int = Field(default=60, ge=1, description="Files of a project that are considered.")
-    skip_tokens: int = Field(default=0, ge=0, description="Tokens at the start of the text that nothing may use.")
-    positions_per_sequence: int = Field(default=5, ge=1, description="Labelled positions with pooling none.")
+    sequences_per_class: int = Field(
+        default=600, ge=3, le=MAX_COUNT, description="Sequences of each language, all splits."
+    )
+    windows_per_document: int = Field(
+        default=20, ge=1, le=MAX_COUNT, description="Pieces taken of a file longer than a context."
+    )
+    files_per_project: int = Field(
+        default=60, ge=1, le=MAX_COUNT, description="Files of a project that are considered."
+    )
+    skip_tokens: int = Field(
+        default=0, ge=0, le=MAX_COUNT, description="Tokens at the start of the text that nothing may use."
+    )
+    positions_per_sequence: int = Field(
+        default=5, ge=1, le=MAX_COUNT, description="Labelled positions with pooling none."
+    )
 
     @field_validator("languages")
     @classmethod

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sparse_probing.config import SPLITS, Pooling
+from sparse_probing.config import MAX_COUNT, SPLITS, Pooling
 from sparse_probing.datasets.collection import Collection, Feature, Labels, Options, Plan, Sequenced
 from sparse_probing.datasets.corpora import mixed_sources
 from sparse_probing.datasets.local_files import LocalTexts
@@ -29,14 +29,20 @@ TokenRule = Callable[[str], bool | None]
 class TokenOptions(Options):
     """Options of collections of token features."""
 
-    skip_tokens: int = Field(default=10, ge=0, description="First positions of a text that are not labelled.")
-    min_tokens: int = Field(default=16, ge=1, description="Sequences with fewer tokens of text are left out.")
-    max_rows: int = Field(default=10_000, ge=30, description="Labelled positions, all features together.")
+    skip_tokens: int = Field(
+        default=10, ge=0, le=MAX_COUNT, description="First positions of a text that are not labelled."
+    )
+    min_tokens: int = Field(
+        default=16, ge=1, le=MAX_COUNT, description="Sequences with fewer tokens of text are left out."
+    )
+    max_rows: int = Field(default=10_000, ge=30, le=MAX_COUNT, description="Labelled positions, all features together.")
     prevalence_floor: float = Field(default=0.2, ge=0, le=0.5, description="Least share of positives of a feature.")
     rare_features: Literal["refuse", "leave_out"] = Field(
         default="refuse", description="What to do with features of fewer than min_positives positives in some split."
     )
-    min_positives: int = Field(default=10, ge=1, description="Positives that a feature must have in each split.")
+    min_positives: int = Field(
+        default=10, ge=1, le=MAX_COUNT, description="Positives that a feature must have in each split."
+    )
     path: str | None = Field(
         default=None,
         min_length=1,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
-from sparse_probing.models.sources import WEIGHTS_PATTERN, is_hub_id, training_step
+from sparse_probing.models.complete import why_incomplete
+from sparse_probing.models.sources import is_hub_id, training_step
 from sparse_probing.settings import user_path
 
 
@@ -25,7 +26,7 @@ def list_checkpoints(spec: ModelSpec) -> list[Checkpoint]:
     """Checkpoints of a model in order of training step.
 
     A hub repository's are its branches and tags named ``stepN``, ``checkpoint-N``, …; a local folder's are its
-    subfolders of such names that hold a configuration and safetensors (a subfolder still being written has none yet).
+    subfolders of such names that hold a whole model: one still being written lacks a shard, or the end of a file.
 
     Raises
     ------
@@ -44,7 +45,7 @@ def list_checkpoints(spec: ModelSpec) -> list[Checkpoint]:
         names = [
             path.name
             for path in folder.iterdir()
-            if (path / "config.json").is_file() and any(path.glob(WEIGHTS_PATTERN))
+            if path.is_dir() and training_step(path.name) is not None and why_incomplete(path) is None
         ]
     found = {Checkpoint(name, step) for name in names if (step := training_step(name)) is not None}
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.revision))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,12 +18,15 @@ from typing import Any
 import torch
 
 from sparse_probing.errors import InputError
+from sparse_probing.models.complete import check_gguf_complete
 
 # Raised when the same file would be converted to other weights.
 CONVERTER_VERSION = 1
 SAVED_DTYPE = torch.bfloat16
 LOADING_TRIES = 3
 _SAMPLE_BYTES = 1 << 20
+# File systems allow 255 bytes for a name.
+_STEM_BYTES = 200
 
 
 @contextmanager
@@ -65,7 +69,8 @@ def converted_folder(gguf: Path, models_dir: Path) -> Path:
         hasher.update(stream.read(_SAMPLE_BYTES))
         stream.seek(max(0, size - _SAMPLE_BYTES))
         hasher.update(stream.read(_SAMPLE_BYTES))
-    return models_dir / f"{gguf.stem}-{hasher.hexdigest()[:12]}"
+    stem = os.fsencode(gguf.stem)[:_STEM_BYTES].decode(errors="ignore")
+    return models_dir / f"{stem}-{hasher.hexdigest()[:12]}"
 
 
 def convert_gguf(gguf: Path, models_dir: Path) -> Path:
@@ -88,11 +93,12 @@ def convert_gguf(gguf: Path, models_dir: Path) -> Path:
     Raises
     ------
     InputError
-        If the file cannot be read as a model, or its weights are still packed after loading.
+        If the file is cut off or cannot be read as a model, or its weights are still packed after loading.
     """
     target = converted_folder(gguf, models_dir)
     if (target / "config.json").is_file():
         return target
+    check_gguf_complete(gguf)
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     models_dir.mkdir(parents=True, exist_ok=True)

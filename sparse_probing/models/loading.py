@@ -14,21 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models import limits
+from sparse_probing.models.complete import TOKENIZER_FILES, WEIGHTS_PATTERN, check_complete
 from sparse_probing.models.gguf import convert_gguf, no_progress_bars
 from sparse_probing.models.hooks import count_neurons
 from sparse_probing.models.precision import fastest_dtype, stored_dtype
-from sparse_probing.models.sources import (
-    TOKENIZER_FILES,
-    WEIGHTS_PATTERN,
-    Source,
-    check_tokenizer,
-    find_source,
-)
+from sparse_probing.models.sources import Source, check_tokenizer, find_source
 from sparse_probing.models.sources import preflight as preflight
 
 _CACHE_FOLDER = "resolved"
@@ -98,8 +94,8 @@ def resolve_model(
     Raises
     ------
     InputError
-        If the model cannot be had (see `preflight`), its configuration is unknown to transformers, it is no model of
-        text alone, or it lacks the kind of attention that the spec asks for.
+        If the model cannot be had (see `preflight`), a file of it is missing or cut off, its configuration is unknown
+        to transformers, it is no model of text alone, or it lacks the kind of attention that the spec asks for.
     """
     source = find_source(spec)
     folder = _folder(source, models_dir)
@@ -158,7 +154,7 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     check_tokenizer(resolved.folder)
     try:
         return AutoTokenizer.from_pretrained(str(resolved.folder), trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # what reads tokenizer.json raises no narrower one
         raise InputError(
             f"Model {resolved.short_name!r} has no tokenizer that can be loaded: {error}.",
             remedy=f"Save its tokenizer into {resolved.folder}.",
@@ -185,7 +181,7 @@ def load_model(resolved: ResolvedModel, *, device: str = "cpu") -> nn.Module:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"Model {resolved.short_name!r} cannot be loaded from {resolved.folder}: {error}.",
             remedy="Check that the folder was saved by save_pretrained and that attention is sdpa or eager.",
@@ -256,6 +252,7 @@ def _described(folder: Path, models_dir: Path) -> dict[str, Any]:
         return found
     except (OSError, ValueError):
         pass
+    check_complete(folder)
     facts = {
         **asdict(_shape(folder)),
         "stored_dtype": stored_dtype(weights),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sparse_probing.config import ModelSpec
+from sparse_probing.models.complete import GGUF_STRING, gguf_value
 from sparse_probing.models.hook_names import canonical_hook
 from sparse_probing.models.sources import find_local, is_hub_id
 
@@ -15,9 +16,6 @@ from sparse_probing.models.sources import find_local, is_hub_id
 _LAYERS = (("num_hidden_layers", "n_layer", "num_layers"), ".block_count")
 _NEURONS = (("intermediate_size", "n_inner", "ffn_dim", "hidden_dim"), ".feed_forward_length")
 _STREAM = (("hidden_size", "n_embd", "dim"), ".embedding_length")
-# Types of values in a GGUF header, by their numbers.
-_GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_GGUF_STRING, _GGUF_LIST = 8, 9
 
 
 def peek_n_layers(spec: ModelSpec) -> int | None:
@@ -77,25 +75,11 @@ def _from_gguf(path: Path, suffix: str) -> int | None:
             if magic != b"GGUF" or version < 2:
                 return None
             for _ in range(n_fields):
-                name = _gguf_value(stream, _GGUF_STRING)
-                found[name] = _gguf_value(stream, struct.unpack("<I", stream.read(4))[0])
+                name = gguf_value(stream, GGUF_STRING)
+                found[name] = gguf_value(stream, struct.unpack("<I", stream.read(4))[0])
                 number = found.get(f"{found.get('general.architecture')}{suffix}")
                 if number is not None:
                     return int(number)
     except (OSError, struct.error, KeyError, UnicodeDecodeError):
         return None
     return None
-
-
-def _gguf_value(stream: BinaryIO, kind: int) -> Any:
-    """One value of a GGUF header; the items of a list are passed over."""
-    if kind == _GGUF_STRING:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        return stream.read(length).decode("utf-8")
-    if kind == _GGUF_LIST:
-        item, length = struct.unpack("<IQ", stream.read(12))
-        for _ in range(length):
-            _gguf_value(stream, item)
-        return None
-    form = _GGUF_NUMBERS[kind]
-    return struct.unpack(f"<{form}", stream.read(struct.calcsize(f"<{form}")))[0]

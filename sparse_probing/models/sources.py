@@ -1,6 +1,6 @@
 """Where a model's files are: a hub repository, a local folder, a GGUF file, or an installed package.
 
-Finds and downloads files; opens none of them and never imports a package to look inside it.
+Finds and downloads files, and never imports a package to look inside it. Whether they are whole is said by `complete`.
 """
 
 from __future__ import annotations
@@ -18,40 +18,19 @@ from typing import Any
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.mistakes import did_you_mean, did_you_mean_path, listed
+from sparse_probing.models.complete import (
+    TOKENIZER_FILES,
+    VOCABULARY_FILES,
+    WEIGHTS_INDEX,
+    WEIGHTS_PATTERN,
+    check_complete,
+    check_gguf_complete,
+    missing_shards,
+)
 from sparse_probing.settings import user_path
 
 PACKAGE_PREFIX = "package:"
 HUB_TIMEOUT_SECONDS = 10.0
-WEIGHTS_PATTERN = "*.safetensors"
-# Each of these can hold a whole vocabulary; the others only add to one.
-VOCABULARY_FILES = (
-    "tokenizer.json",
-    "tokenizer.*.json",
-    "tokenizer.model*",
-    "tiktoken.model",
-    "*.tiktoken",
-    "tekken.json",
-    "vocab.json",
-    "vocab-src.json",
-    "vocab.txt",
-    "dict.txt",
-    "spiece.model",
-    "spm.model",
-    "spm_char.model",
-    "sentencepiece.model",
-    "sentencepiece.bpe.model",
-    "source.spm",
-    "byte_maps.json",
-)
-TOKENIZER_FILES = (
-    *VOCABULARY_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    "bpe.codes",
-    "normalizer.json",
-)
 _STEP = re.compile(r"^(?:step|checkpoint|iter|global_step)[-_]?(\d+)$")
 # Revisions that stand for the model as it lies there.
 _AS_IT_IS = ("main", "local")
@@ -107,7 +86,9 @@ def check_source(spec: ModelSpec) -> None:
         if len(folders) > 1 and "" not in folders:
             raise _several(f"hub repository {spec.id}", folders, _REMEDY_HUB)
         if folders:
-            _check_tokenizer_on_hub(spec, names, "" if "" in folders else folders[0])
+            folder = "" if "" in folders else folders[0]
+            _check_shards_on_hub(spec, names, folder)
+            _check_tokenizer_on_hub(spec, names, folder)
         return
     source = find_local(spec)
     if source.is_gguf:
@@ -117,7 +98,9 @@ def check_source(spec: ModelSpec) -> None:
                 f"Model {spec.id!r} is a GGUF file, and {' and '.join(missing)} cannot be imported.",
                 remedy="Install them: pip install 'sparse-probing[gguf]'.",
             )
+        check_gguf_complete(source.path)
     else:
+        check_complete(source.path)
         check_tokenizer(source.path)
 
 
@@ -142,14 +125,24 @@ def _check_tokenizer_on_hub(spec: ModelSpec, names: Iterable[str], folder: str) 
         )
 
 
+def _check_shards_on_hub(spec: ModelSpec, names: Iterable[str], folder: str) -> None:
+    """By the names of a repository's files alone: no shard of the weights is missing."""
+    missing = missing_shards(name for name in names if name.rpartition("/")[0] == folder)
+    if missing:
+        raise InputError(
+            f"The hub repository {spec.id} is not complete: {len(missing)} shards are missing ({listed(missing)}).",
+            remedy="Wait until the checkpoint is uploaded, or edit models.revision.",
+        )
+
+
 def preflight(spec: ModelSpec, *, models_dir: Path) -> None:
     """Check cheaply that a model can be resolved here: reads no weights, downloads and converts nothing.
 
     Raises
     ------
     InputError
-        If the package, folder, repository or revision is unknown, only pickled weights or no tokenizer are there, or
-        what reads GGUF files is not installed; the remedy is in the message.
+        If the package, folder, repository or revision is unknown, only pickled weights or no tokenizer are there, a
+        file is missing or cut off, or what reads GGUF files is not installed; the remedy is in the message.
     """
     check_source(spec)
     existing = models_dir
@@ -297,7 +290,8 @@ def _inside(folder: Path, subject: str, revision: str, remedy: str) -> Source:
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob(WEIGHTS_PATTERN))
+    has_weights = (folder / WEIGHTS_INDEX).is_file() or any(folder.glob(WEIGHTS_PATTERN))
+    return (folder / "config.json").is_file() and has_weights
 
 
 def _models_in(folder: Path) -> list[Path]:

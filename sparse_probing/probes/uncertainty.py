@@ -489,26 +489,44 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     return out.reshape(values.shape)
 
 
-def family_q_values(families: Sequence[ArrayLike]) -> list[Floats]:
+class FamilyRates:
     """Q-values of neurons whose p-values are already adjusted within their family (a layer and feature).
 
-    A family is judged by its smallest p-value; the false discovery rate runs over families. A neuron's q-value is the
-    rate at which its family would be rejected had its own p-value been the family's smallest.
+    A family is judged by its smallest p-value; the false discovery rate (Benjamini and Hochberg 1995) runs over families.
+    A neuron's q-value is the rate at which its family would be rejected had its own p-value been the family's smallest.
+
+    Parameters
+    ----------
+    smallest:
+        (n_families,) smallest p-value of each family of a run.
+    """
+
+    def __init__(self, smallest: ArrayLike) -> None:
+        self._order = np.sort(np.asarray(smallest, np.float64))
+        n = len(self._order)
+        rates = (self._order * n / np.arange(1, n + 1))[::-1]
+        self._rates = np.minimum(np.minimum.accumulate(rates)[::-1], 1.0)
+
+    def q_values(self, family: ArrayLike) -> Floats:
+        """(n_neurons,) q-values of one family's p-values."""
+        p_values, n = np.asarray(family, np.float64), len(self._order)
+        position = np.searchsorted(self._order, p_values, side="left")
+        q_values = np.where(position >= n, p_values, self._rates[np.minimum(position, n - 1)])
+        return np.where(np.isfinite(p_values), np.maximum(q_values, p_values), np.nan)
+
+
+def smallest_p_value(family: ArrayLike) -> float:
+    """What a family is judged by; 1 where none of its p-values is a number."""
+    return float(np.nanmin(np.asarray(family, np.float64), initial=1.0))
+
+
+def family_q_values(families: Sequence[ArrayLike]) -> list[Floats]:
+    """Q-values of all families of a run at once; see `FamilyRates`.
 
     Parameters
     ----------
     families:
         One (n_neurons,) array of `MaxNull.p_value` per layer and feature of a run.
     """
-    arrays = [np.asarray(family, np.float64) for family in families]
-    smallest = np.array([np.nanmin(family, initial=1.0) for family in arrays])
-    order = np.sort(smallest)
-    n = len(order)
-    rates = np.minimum(np.minimum.accumulate((order * n / np.arange(1, n + 1))[::-1])[::-1], 1.0)
-    out = []
-    for family in arrays:
-        position = np.searchsorted(order, family, side="left")
-        beyond = position >= n
-        q = np.where(beyond, family, rates[np.minimum(position, n - 1)])
-        out.append(np.where(np.isfinite(family), np.maximum(q, family), np.nan))
-    return out
+    rates = FamilyRates([smallest_p_value(family) for family in families])
+    return [rates.q_values(family) for family in families]

@@ -5,6 +5,7 @@ Which neurons are listed is decided by the views; nothing is computed here.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -26,6 +27,8 @@ COLUMNS = {
     "test_recall": "test_recall",
     "coef": "coef",
 }
+# Of a model, a revision or a hook in the name of a file or folder.
+_MOST_BYTES = 120
 
 
 def write_lists(snapshot: Path, folder: Path) -> dict[Path, int]:
@@ -65,4 +68,10 @@ def write_lists(snapshot: Path, folder: Path) -> dict[Path, int]:
 
 
 def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", text)
+    """A text as part of a file's name; a long one ends in its digest, since file systems allow 255 bytes."""
+    name = re.sub(r"[^\w.+-]+", "-", text)
+    if len(name.encode()) <= _MOST_BYTES:
+        return name
+    return (
+        f"{name.encode()[: _MOST_BYTES - 13].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    )

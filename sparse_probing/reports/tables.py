@@ -9,11 +9,11 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from itertools import groupby
-from typing import Any, Literal
+from itertools import groupby, islice
+from typing import IO, Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -24,6 +24,7 @@ from sparse_probing.warehouse.reads import BestNeuron, BestTargetProbe
 Format = Literal["table", "csv", "json", "markdown"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "json", "markdown")
 MISSING = "–"
+MOST_TABLE_ROWS = 1000
 
 
 def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neuron of each feature") -> Table:
@@ -92,16 +93,10 @@ def format_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: s
     InputError
         If the format is unknown.
     """
-    if format == "csv":
+    if format in ("csv", "json"):
         stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([["" if value is None else value for value in row] for row in rows])
+        write_rows(stream, columns, rows, format=format)
         return stream.getvalue().rstrip("\n")
-    if format == "json":
-        names = _distinct(columns)
-        records = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
-        return json.dumps(records, ensure_ascii=False, indent=1)
     if format == "markdown":
         cells = [columns, ["---"] * len(columns), *rows]
         return "\n".join(
@@ -110,6 +105,42 @@ def format_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: s
     if format != "table":
         raise InputError(f"Format {format!r} unknown; expected {', '.join(FORMATS)}.", remedy="Choose one of them.")
     return _aligned(columns, rows)
+
+
+def write_rows(
+    stream: IO[str], columns: Sequence[str], rows: Iterable[Sequence[Any]], *, format: str = "table"
+) -> None:
+    """Write rows as `format_rows` formats them, CSV and JSON one by one, however many there are.
+
+    A table has the width of its widest value, so only its first `MOST_TABLE_ROWS` rows are read and shown; its last line
+    says so where there are more.
+
+    Raises
+    ------
+    InputError
+        If the format is unknown.
+    """
+    if format == "csv":
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow(["" if value is None else value for value in row])
+    elif format == "json":
+        keys = [_encoded(name) for name in _distinct(columns)]
+        before = "[\n "
+        for row in rows:
+            fields = ",\n".join([f"  {key}: {_json(value)}" for key, value in zip(keys, row, strict=True)])
+            stream.write(f"{before}{{\n{fields}\n }}")
+            before = ",\n "
+        stream.write("[]\n" if before.startswith("[") else "\n]\n")
+    else:
+        left = iter(rows)
+        shown = list(islice(left, MOST_TABLE_ROWS))
+        text = format_rows(columns, shown, format=format)
+        if next(left, None) is not None:
+            count = f"(the first {len(shown):,} rows; there are more: --format csv or json has all)"
+            text = f"{text.rpartition(chr(10))[0]}\n{count}"
+        stream.write(f"{text}\n")
 
 
 def score(value: float | None) -> str:
@@ -167,6 +198,18 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return " ".join(str(value).split())
+
+
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
+_encoded_on_lines = json.JSONEncoder(ensure_ascii=False, indent=1).encode
+
+
+def _json(value: Any) -> str:
+    """A value of a record as JSON, where the record is one of a list: two steps from the margin."""
+    plain = _plain(value)
+    if isinstance(plain, list | dict):
+        return _encoded_on_lines(plain).replace("\n", "\n  ")
+    return _encoded(plain)
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Locations: paths on any filesystem that pyarrow opens, with atomic writes.
 
-A file is either absent or whole: it is written under a temporary name and renamed. Only bytes and names live here.
+A file is either absent or whole: it is written under a temporary name and renamed. On a local disk a file that was
+written survives a power failure: its bytes, and then its folder, are on the disk before the call returns. Only bytes and
+names live here.
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from sparse_probing.errors import ArtifactError, InputError
+from sparse_probing.credentials import shown_uri
+from sparse_probing.errors import ArtifactError, DamageError, InputError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -41,9 +45,11 @@ class Location:
         try:
             filesystem, path = pafs.FileSystem.from_uri(text)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            # Not from the error: its text, which may hold credentials, would be in every log.
             raise InputError(
-                f"Cannot open {text!r}: {error}.", remedy="Use a local folder, or an s3:// or gs:// URI."
-            ) from error
+                f"Cannot open {shown_uri(text)!r}: {str(error).replace(text, shown_uri(text))}.",
+                remedy="Use a local folder, or an s3:// or gs:// URI; in a key, write %2F for / and %2B for +.",
+            ) from None
         return cls(filesystem, path.rstrip("/"))
 
     def __truediv__(self, name: str) -> Location:
@@ -70,6 +76,11 @@ class Location:
         """Size of the file in bytes."""
         return int(self.filesystem.get_file_info(self.path).size)
 
+    def modified_at(self) -> datetime:
+        """When the file was last written; now if there is none."""
+        found = self.filesystem.get_file_info(self.path).mtime
+        return found if found is not None else datetime.now(UTC)
+
     def children(self) -> Iterator[Location]:
         """Files and folders directly inside, sorted by name; temporary files are left out."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
@@ -83,26 +94,38 @@ class Location:
 
         Raises
         ------
-        ArtifactError
+        DamageError
             If it is not there.
         """
         try:
             with self.filesystem.open_input_file(self.path) as stream:
                 return bytes(stream.read())
         except FileNotFoundError as error:
-            raise ArtifactError(
-                f"{self.path} is missing.", remedy="Run the same command again: it rebuilds what is missing."
-            ) from error
+            raise DamageError(f"{self.path} is missing.", path=self.path) from error
 
     def write_bytes(self, data: bytes | pa.Buffer) -> None:
-        """Write the file atomically: under a temporary name, then renamed over whatever was there."""
+        """Write the file atomically and durably: under a temporary name, then renamed over whatever was there.
+
+        Raises
+        ------
+        ArtifactError
+            If it cannot be written; what was there is as it was.
+        """
         parent, _, name = self.path.rpartition("/")
         temporary = f"{parent}/{TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}"
         try:
-            self.filesystem.create_dir(parent, recursive=True)
+            if self.is_local:
+                make_folder(Path(parent))
+            else:
+                self.filesystem.create_dir(parent, recursive=True)
             with self.filesystem.open_output_stream(temporary) as stream:
                 stream.write(data)
-            self.filesystem.move(temporary, self.path)
+            if self.is_local:
+                sync(Path(temporary))
+                os.replace(temporary, self.path)
+                sync(Path(parent))
+            else:
+                self.filesystem.move(temporary, self.path)
         except OSError as error:
             if self.filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
                 self.filesystem.delete_file(temporary)
@@ -131,8 +154,9 @@ class Location:
         path = Path(self.path)
         temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             temporary.write_text(text, encoding="utf-8")
+            sync(temporary)
             # Renaming would replace what another process wrote meanwhile; linking does not.
             try:
                 os.link(temporary, path)
@@ -141,6 +165,7 @@ class Location:
             except OSError:  # a filesystem without links
                 if not path.exists():
                     temporary.replace(path)
+            sync(path.parent)
         except OSError as error:
             raise ArtifactError(
                 f"Cannot write {self.path}: {error}.", remedy="Choose a data folder that you may write to."
@@ -156,3 +181,20 @@ class Location:
             self.filesystem.delete_dir(self.path)
         elif kind == pafs.FileType.File:
             self.filesystem.delete_file(self.path)
+
+
+def sync(path: Path) -> None:
+    """Bring a local file's bytes, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a local folder, with those above it, so that its name survives a power failure."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)

@@ -68,7 +68,9 @@ def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
     Raises
     ------
     ArtifactError
-        If either artifact is unfinished or damaged, or a label has no stored row.
+        If either artifact is unfinished, or a label has no stored row.
+    DamageError
+        If either is damaged.
     """
     dataset_manifest, manifest = read_manifest(dataset), read_manifest(activations)
     rows = read_table(activations / "rows.parquet", entry=manifest.files["rows.parquet"])
@@ -82,7 +84,7 @@ def read_labels(dataset: Location, activations: Location) -> LabelMatrix:
     if missing.any():
         raise ArtifactError(
             f"{activations}: {int(missing.sum())} of {len(wanted)} labels have no stored row.",
-            remedy="Delete the activations folder and run again.",
+            remedy=f"Delete {activations} and run the study again: it is made anew.",
         )
     facts = list(dataset_manifest.facts["features"])
     names = [fact["name"] for fact in facts]

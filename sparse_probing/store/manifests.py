@@ -1,6 +1,8 @@
 """Manifests: what is in a finished artifact, and from what it was made.
 
-`manifest.json` is written last. A folder that has one is finished; a folder that has none is not.
+`manifest.json` is written last. A folder that has one is finished; a folder that has none, or one that cannot be read, is
+not. A manifest says nothing of when and how long: those stand in `made.json` beside it, which no digest covers, so that
+the same work leaves the same bytes wherever and whenever it is done.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sparse_probing.errors import ArtifactError
+from sparse_probing.errors import ArtifactError, DamageError
 from sparse_probing.store.filesystem import Location
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+MADE_NAME = "made.json"
 RECORDED_PACKAGES = (
     "torch",
     "transformers",
@@ -55,7 +58,17 @@ class Manifest(BaseModel):
     facts: Mapping[str, Any] = Field(default_factory=dict)
     files: Mapping[str, FileEntry]
     package_versions: Mapping[str, str]
-    created_at: str
+
+
+class Made(BaseModel):
+    """When an artifact was finished, and what else of its making differs from one time to the next."""
+
+    model_config = ConfigDict(frozen=True)
+
+    created_at: datetime
+    # Of the manifest: what covers all other files is covered here.
+    manifest_sha256: str | None = None
+    facts: Mapping[str, Any] = Field(default_factory=dict)
 
 
 def package_versions() -> dict[str, str]:
@@ -78,8 +91,17 @@ def write_manifest(
     files: Mapping[str, FileEntry],
     inputs: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
+    made: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Finish an artifact: write its manifest, after every data file is in place."""
+    """Finish an artifact: write its manifest, after every data file is in place.
+
+    Parameters
+    ----------
+    facts:
+        What is true of the data: the same each time the same is made.
+    made:
+        What is true of this making of it alone, as how long it took; kept in `made.json`.
+    """
     manifest = Manifest(
         kind=kind,
         digest=digest,
@@ -88,41 +110,20 @@ def write_manifest(
         facts=facts or {},
         files=dict(sorted(files.items())),
         package_versions=package_versions(),
-        created_at=datetime.now(UTC).isoformat(),
     )
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    (folder / MANIFEST_NAME).write_bytes(text.encode())
+    data = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
+    record = Made(created_at=datetime.now(UTC), manifest_sha256=hashlib.sha256(data).hexdigest(), facts=made or {})
+    (folder / MADE_NAME).write_bytes(record.model_dump_json(indent=1).encode())
+    (folder / MANIFEST_NAME).write_bytes(data)
     return manifest
 
 
 def find_manifest(folder: Location, *, digest: str | None = None) -> Manifest | None:
-    """The manifest of a finished artifact; None if the folder is not finished.
-
-    Raises
-    ------
-    ArtifactError
-        If the manifest cannot be read, is of another format version, or belongs to another digest.
-    """
-    location = folder / MANIFEST_NAME
-    if not location.exists():
-        return None
+    """The manifest of a finished artifact; None if there is none that can be read, or it is of another format or digest."""
     try:
-        manifest = Manifest.model_validate_json(location.read_bytes())
-    except ValueError as error:
-        raise ArtifactError(
-            f"{location} is not a manifest: {error}.", remedy=f"Delete {folder} and run again."
-        ) from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{location} has format {manifest.format_version}; this version reads {FORMAT_VERSION}.",
-            remedy=f"Delete {folder} and run again.",
-        )
-    if digest is not None and manifest.digest != digest:
-        raise ArtifactError(
-            f"{location} belongs to digest {manifest.digest[:12]}; expected {digest[:12]}.",
-            remedy=f"Delete {folder} and run again.",
-        )
-    return manifest
+        return read_manifest(folder, digest=digest)
+    except ArtifactError:
+        return None
 
 
 def read_manifest(folder: Location, *, digest: str | None = None) -> Manifest:
@@ -131,14 +132,49 @@ def read_manifest(folder: Location, *, digest: str | None = None) -> Manifest:
     Raises
     ------
     ArtifactError
-        If the artifact is not finished, or its manifest is not usable.
+        If the artifact is not finished.
+    DamageError
+        If its manifest cannot be read, is of another format version, or belongs to another digest.
     """
-    manifest = find_manifest(folder, digest=digest)
-    if manifest is None:
+    location = folder / MANIFEST_NAME
+    if not location.exists():
         raise ArtifactError(
             f"{folder} has no {MANIFEST_NAME}: it is not finished.", remedy="Run the same command again to finish it."
         )
+    data = location.read_bytes()
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValueError as error:
+        raise DamageError(f"{location} is not a manifest: {_first_line(error)}.", path=location.path) from error
+    expected = _find_made(folder)
+    if expected is not None and expected.manifest_sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise DamageError(f"{location} is not the manifest that {MADE_NAME} speaks of.", path=location.path)
+    if manifest.format_version != FORMAT_VERSION:
+        raise DamageError(
+            f"{location} has format {manifest.format_version}; this version reads {FORMAT_VERSION}.",
+            path=location.path,
+        )
+    if digest is not None and manifest.digest != digest:
+        raise DamageError(
+            f"{location} belongs to digest {manifest.digest[:12]}; expected {digest[:12]}.", path=location.path
+        )
     return manifest
+
+
+def read_made(folder: Location) -> Made:
+    """When and how a finished artifact was made; where that was lost, when its manifest was written."""
+    return _find_made(folder) or Made(created_at=(folder / MANIFEST_NAME).modified_at())
+
+
+def _find_made(folder: Location) -> Made | None:
+    try:
+        return Made.model_validate_json((folder / MADE_NAME).read_bytes())
+    except (DamageError, ValueError):
+        return None
+
+
+def _first_line(error: ValueError) -> str:
+    return " ".join(str(error).split("For further information")[0].split())
 
 
 def verify_files(folder: Location, manifest: Manifest, names: Iterable[str] | None = None) -> None:
@@ -146,7 +182,7 @@ def verify_files(folder: Location, manifest: Manifest, names: Iterable[str] | No
 
     Raises
     ------
-    ArtifactError
+    DamageError
         At the first file that is missing or differs.
     """
     for name in manifest.files if names is None else names:
@@ -154,10 +190,9 @@ def verify_files(folder: Location, manifest: Manifest, names: Iterable[str] | No
 
 
 def check_bytes(location: Location, data: bytes, entry: FileEntry) -> None:
-    """Raise `ArtifactError` if `data`, read from `location`, is not what its entry says."""
+    """Raise `DamageError` if `data`, read from `location`, is not what its entry says."""
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
-        raise ArtifactError(
-            f"{location} is damaged: SHA-256 {found[:12]}, expected {entry.sha256[:12]}.",
-            remedy="Delete its artifact's folder and run again.",
+        raise DamageError(
+            f"{location} is damaged: SHA-256 {found[:12]}, expected {entry.sha256[:12]}.", path=location.path
         )

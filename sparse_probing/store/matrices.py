@@ -121,7 +121,7 @@ def read_layer(folder: Location, layer: int, *, verify: bool = True, manifest: M
     if not seen.all():
         raise ArtifactError(
             f"{folder} layer {layer}: {int((~seen).sum())} of {n_rows} rows are missing.",
-            remedy="Delete the folder and run again.",
+            remedy=f"Delete {folder} and run the study again: it is made anew.",
         )
     offset, scale = np.zeros(n_neurons, np.float32), np.ones(n_neurons, np.float32)
     if dtype == np.uint8:

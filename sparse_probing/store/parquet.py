@@ -7,7 +7,7 @@ import hashlib
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sparse_probing.errors import ArtifactError
+from sparse_probing.errors import ArtifactError, DamageError
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import FileEntry, check_bytes
 
@@ -46,6 +46,7 @@ def write_table(
         compression_level=compression_level,
         use_dictionary=use_dictionary,
         row_group_size=row_group_rows,
+        write_page_checksum=True,
     )
     buffer = sink.getvalue()
     location.write_bytes(buffer)
@@ -53,19 +54,17 @@ def write_table(
 
 
 def read_table(location: Location, *, columns: list[str] | None = None, entry: FileEntry | None = None) -> pa.Table:
-    """Read a table; with `entry`, its bytes are checked against their digest first.
+    """Read a table; its bytes are checked against their digest first, or without `entry` against their pages' checksums.
 
     Raises
     ------
-    ArtifactError
+    DamageError
         If the file is missing, damaged, or not Parquet.
     """
     data = location.read_bytes()
     if entry is not None:
         check_bytes(location, data, entry)
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns)
+        return pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=entry is None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ArtifactError(
-            f"{location} is not readable as Parquet: {error}.", remedy="Delete it and run again."
-        ) from error
+        raise DamageError(f"{location} is not readable as Parquet: {error}.", path=location.path) from error

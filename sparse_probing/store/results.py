@@ -1,24 +1,24 @@
 """Result fragments: what a probing run wrote, part by part while it runs, as finished artifacts at its end.
 
-Layout: ``results/_running/<run_id>/<part>/<kind>.parquet`` (finished when the file ``done``, with their digests, is there),
-then ``results/<kind>/<run_id>/`` with a manifest each; ``runs`` comes last, so a run that has it is whole.
+Layout: ``results/_running/<run_id>/<part>/`` with a file a kind, then ``results/<kind>/<run_id>/``, each with a manifest;
+``runs`` comes last. A run is finished when every kind is whole. Seconds stand in files that no manifest names, so that
+the same run leaves the same bytes whoever writes it, and however often.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 
-from sparse_probing.errors import ArtifactError
-from sparse_probing.schemas import TABLES
+from sparse_probing.errors import DamageError
+from sparse_probing.schemas import FIT_TIMES, RESULT_KINDS, TABLES, fragment
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import FileEntry, find_manifest, write_manifest
+from sparse_probing.store.manifests import FileEntry, Manifest, find_manifest, read_manifest, write_manifest
 from sparse_probing.store.parquet import read_table, write_table
+from sparse_probing.store.soundness import is_whole
 
 PART_KINDS = ("neuron_scores", "probe_fits", "probe_supports")
-DONE_NAME = "done"
 
 
 def run_folder(root: Location, kind: str, run_id: str) -> Location:
@@ -26,9 +26,14 @@ def run_folder(root: Location, kind: str, run_id: str) -> Location:
     return root / "results" / kind / run_id
 
 
+def running_folder(root: Location, run_id: str) -> Location:
+    """Where the parts of a run lie that is not finished."""
+    return root / "results" / "_running" / run_id
+
+
 def is_finished(root: Location, run_id: str) -> bool:
-    """Whether the run's last fragment is in place."""
-    return find_manifest(run_folder(root, "runs", run_id)) is not None
+    """Whether every fragment of a run is in place and whole."""
+    return all(is_whole(run_folder(root, kind, run_id)) for kind in RESULT_KINDS)
 
 
 def layer_part(layer: int) -> str:
@@ -41,53 +46,104 @@ def best_part(layer: int) -> str:
     return f"best-{layer:02d}"
 
 
-def _part_folder(root: Location, run_id: str, part: str) -> Location:
-    return root / "results" / "_running" / run_id / part
+def part_folder(root: Location, run_id: str, part: str) -> Location:
+    """Where a part of an unfinished run lies."""
+    return running_folder(root, run_id) / part
 
 
 def is_part_done(root: Location, run_id: str, part: str) -> bool:
-    """Whether a part's results are on disk already."""
-    return (_part_folder(root, run_id, part) / DONE_NAME).exists()
+    """Whether a part's results are on disk already, as they were written."""
+    return is_whole(part_folder(root, run_id, part))
 
 
 def write_part(root: Location, run_id: str, part: str, tables: Mapping[str, pa.Table]) -> None:
-    """Keep the results of one part of a run; the marker is written last."""
-    folder = _part_folder(root, run_id, part)
-    entries = {kind: write_table(folder / f"{kind}.parquet", table, TABLES[kind]) for kind, table in tables.items()}
-    done = {kind: entry.model_dump() for kind, entry in entries.items()}
-    (folder / DONE_NAME).write_bytes(json.dumps(done).encode())
+    """Keep the results of one part of a run; its manifest is written last."""
+    folder = part_folder(root, run_id, part)
+    entries = {f"{kind}.parquet": _write(folder, f"{kind}.parquet", kind, table) for kind, table in tables.items()}
+    write_manifest(folder, kind="results/part", digest=run_id, spec={}, files=entries, facts={"part": part})
 
 
-def read_parts(root: Location, run_id: str, parts: Sequence[str]) -> dict[str, list[pa.Table]]:
-    """The results of parts, one table a part and kind.
+def read_part(root: Location, run_id: str, part: str, kind: str, *, columns: list[str] | None = None) -> pa.Table:
+    """What a part holds of one kind, with seconds; no rows if it holds none.
+
+    Parameters
+    ----------
+    columns:
+        Which columns to read, none of them a time; all if None.
 
     Raises
     ------
     ArtifactError
-        If a part is not done, or a file of it is not what was written.
+        If the part is not done.
+    DamageError
+        If a file of it is not what was written.
     """
-    tables: dict[str, list[pa.Table]] = {kind: [] for kind in PART_KINDS}
-    for part in parts:
-        if not is_part_done(root, run_id, part):
-            raise ArtifactError(f"Run {run_id}: {part} is not probed yet.", remedy="Run the same command again.")
-        folder = _part_folder(root, run_id, part)
-        for kind, entry in json.loads((folder / DONE_NAME).read_bytes()).items():
-            tables[kind].append(read_table(folder / f"{kind}.parquet", entry=FileEntry.model_validate(entry)))
-    return tables
+    folder = part_folder(root, run_id, part)
+    entry = read_manifest(folder).files.get(f"{kind}.parquet")
+    if entry is None:
+        return TABLES[kind].empty_table() if columns is None else TABLES[kind].empty_table().select(columns)
+    table = read_table(folder / f"{kind}.parquet", columns=columns, entry=entry)
+    return table if columns is not None else with_times(folder, f"{kind}.parquet", kind, table)
 
 
 def write_run(
-    root: Location, run_id: str, tables: Mapping[str, list[pa.Table]], *, spec: Mapping[str, object], digest: str
+    root: Location,
+    run_id: str,
+    tables: Mapping[str, Iterable[pa.Table]],
+    *,
+    spec: Mapping[str, object],
+    digest: str,
 ) -> None:
-    """Finish a run: one artifact a kind, `runs` last; then forget its parts."""
-    kinds = [kind for kind in tables if kind != "runs"] + ["runs"]
-    for kind in kinds:
-        folder = run_folder(root, kind, run_id)
-        entries: dict[str, FileEntry] = {}
-        for number, table in enumerate(tables[kind]):
-            name = f"part-{number:05d}.parquet"
-            entries[name] = write_table(folder / name, table, TABLES[kind])
-        write_manifest(
-            folder, kind=f"results/{kind}", digest=digest, spec=spec, files=entries, facts={"run_id": run_id}
-        )
-    (root / "results" / "_running" / run_id).delete()
+    """Finish a run: one artifact a kind, `runs` last; then forget its parts.
+
+    Tables may come one by one: one at a time is held in memory.
+    """
+    for kind in RESULT_KINDS:
+        write_fragment(root, kind, run_id, tables[kind], spec=spec, digest=digest)
+    running_folder(root, run_id).delete()
+
+
+def write_fragment(
+    root: Location, kind: str, run_id: str, tables: Iterable[pa.Table], *, spec: Mapping[str, object], digest: str
+) -> None:
+    """Write what a run has of one kind, a file a table."""
+    folder = run_folder(root, kind, run_id)
+    entries: dict[str, FileEntry] = {}
+    for number, table in enumerate(tables):
+        name = f"part-{number:05d}.parquet"
+        entries[name] = _write(folder, name, kind, table)
+    write_manifest(folder, kind=f"results/{kind}", digest=digest, spec=spec, files=entries, facts={"run_id": run_id})
+
+
+def finished_fragments(root: Location, run_id: str) -> dict[str, Manifest]:
+    """The manifests of a run's fragments that can be read, by kind."""
+    found = {kind: find_manifest(run_folder(root, kind, run_id)) for kind in RESULT_KINDS}
+    return {kind: manifest for kind, manifest in found.items() if manifest is not None}
+
+
+def run_ids(root: Location) -> Iterator[str]:
+    """Every run that has a fragment of some kind, finished or not."""
+    yield from sorted({folder.name for kind in RESULT_KINDS for folder in (root / "results" / kind).children()})
+
+
+def with_times(folder: Location, name: str, kind: str, table: pa.Table) -> pa.Table:
+    """A table as it was before `_write` took its seconds apart; null where they were lost."""
+    if kind != "probe_fits" or "fit_seconds" in table.column_names:
+        return table
+    try:
+        times = read_table(_times(folder, name))
+        known = dict(zip(times.column("fit_id").to_pylist(), times.column("fit_seconds").to_pylist(), strict=True))
+    except (DamageError, KeyError):
+        known = {}
+    seconds = pa.array([known.get(fit_id) for fit_id in table.column("fit_id").to_pylist()], pa.float64())
+    return table.append_column("fit_seconds", seconds).select(TABLES[kind].names)
+
+
+def _write(folder: Location, name: str, kind: str, table: pa.Table) -> FileEntry:
+    if kind == "probe_fits":
+        write_table(_times(folder, name), table.select(FIT_TIMES.names), FIT_TIMES)
+    return write_table(folder / name, table.select(fragment(kind).names), fragment(kind))
+
+
+def _times(folder: Location, name: str) -> Location:
+    return folder / f"times-{name}"

@@ -111,20 +111,6 @@ def table_differences(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return differences
 
 
-def schema_difference(found: pa.Schema, expected: pa.Schema) -> str | None:
-    """What is wrong with an Arrow schema, in words; None if names, order and types agree."""
-    missing = [name for name in expected.names if name not in found.names]
-    surplus = [name for name in found.names if name not in expected.names]
-    if missing or surplus:
-        return f"columns missing: {', '.join(missing) or 'none'}; unknown: {', '.join(surplus) or 'none'}"
-    if found.names != expected.names:
-        return f"columns in the order {found.names}; expected {expected.names}"
-    for name in expected.names:
-        if found.field(name).type != expected.field(name).type:
-            return f"column {name} is {found.field(name).type}; expected {expected.field(name).type}"
-    return None
-
-
 def _read_header(path: Path) -> CheckView:
     text = path.read_text(encoding="utf-8")
     fields = dict(re.findall(r"^-- (one row per|severity:|why:) (.+)$", text, flags=re.MULTILINE))

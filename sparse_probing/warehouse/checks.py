@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from contextlib import closing
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ import pandas as pd
 import pyarrow as pa
 
 from sparse_probing import schemas
+from sparse_probing.config import short
 from sparse_probing.errors import InputError
+from sparse_probing.store.datasets import dataset_frames
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.manifests import find_manifest
 from sparse_probing.warehouse import catalog
 from sparse_probing.warehouse.connection import one_line, open_working
+from sparse_probing.warehouse.working import is_damaged, writing
 
 # It reports every temporary folder that it makes, and sets this level itself when it is imported.
 logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
@@ -78,8 +84,8 @@ class _Outcome:
     detail: str
 
 
-def run_checks(working: Path, run_ids: Iterable[str]) -> list[CheckResult]:
-    """Execute every check on the given runs and replace their rows in `check_results`.
+def run_checks(working: Path, run_ids: Iterable[str], root: Location) -> list[CheckResult]:
+    """Execute every check on the given runs and their datasets, and replace their rows in `check_results`.
 
     Parameters
     ----------
@@ -87,16 +93,20 @@ def run_checks(working: Path, run_ids: Iterable[str]) -> list[CheckResult]:
         The working database, results loaded.
     run_ids:
         Runs to check; one that is not in the database fails with an empty frame.
+    root:
+        The data folder. Of a run whose dataset is no longer there, what its suite found before is kept.
 
     Returns
     -------
     list of CheckResult
-        One per run and check, in the order of `run_ids`, then of the checks.
+        One per run and check, in the order of `run_ids`, then of the suites.
 
     Raises
     ------
     ArtifactError
         If another process has the working database open.
+    DamageError
+        If the working database or a dataset is damaged.
     InputError
         If there is no such database.
     """
@@ -106,24 +116,36 @@ def run_checks(working: Path, run_ids: Iterable[str]) -> list[CheckResult]:
     if not wanted:
         return []
     now = datetime.now(UTC)
-    connection = open_working(working)
-    try:
-        results = _check_views(connection, wanted, now) + _check_entering_frames(connection, wanted, now)
+    with writing(working), closing(open_working(working)) as connection:
+        results = _check_views(working, connection, wanted, now) + _check_entering_frames(connection, wanted, now)
+        datasets = connection.execute(
+            "select run_id, collection, dataset_digest from runs where list_contains(?, run_id)", [wanted]
+        ).fetchall()
+        frames: dict[str, list[str]] = {}
+        for run_id, collection, digest in datasets:
+            frames.setdefault(f"{collection}-{short(digest)}", []).append(run_id)
+        for name, runs in frames.items():
+            folder = root / "datasets" / name
+            if find_manifest(folder) is not None:
+                # One reading serves all runs on a dataset.
+                found = check_dataset(*dataset_frames(folder))
+                results += [replace(result, run_id=run_id) for run_id in runs for result in found]
         order = {run_id: position for position, run_id in enumerate(wanted)}
         results.sort(key=lambda result: order[result.run_id])
         _record(connection, results)
-    finally:
-        connection.close()
     return results
 
 
-def record_results(working: Path, results: Sequence[CheckResult]) -> None:
-    """Write results of checks that ran elsewhere (on a dataset, say) into `check_results`, replacing their suites."""
+def unchecked_runs(working: Path) -> list[str]:
+    """Runs in the working database that no check was recorded of."""
     connection = open_working(working)
     try:
-        _record(connection, results)
+        found = connection.execute(
+            "select run_id from runs where run_id not in (select run_id from check_results) order by run_id"
+        ).fetchall()
     finally:
         connection.close()
+    return [str(run_id) for (run_id,) in found]
 
 
 def failed_errors(results: Iterable[CheckResult]) -> list[CheckResult]:
@@ -188,7 +210,9 @@ def check_dataset(sequences: pd.DataFrame, labels: pd.DataFrame, *, run_id: str 
     return results
 
 
-def _check_views(connection: duckdb.DuckDBPyConnection, run_ids: list[str], now: datetime) -> list[CheckResult]:
+def _check_views(
+    working: Path, connection: duckdb.DuckDBPyConnection, run_ids: list[str], now: datetime
+) -> list[CheckResult]:
     """Every check view, counted per run; the suite asserts that no count is missing and all are zero."""
     views = catalog.check_views()
     counts: dict[str, list[float | None]] = {}
@@ -203,6 +227,8 @@ def _check_views(connection: duckdb.DuckDBPyConnection, run_ids: list[str], now:
                 [run_ids],
             ).df()
         except duckdb.Error as error:
+            if is_damaged(working, error):
+                raise
             counts[view.name] = [None] * len(run_ids)
             details |= {(view.name, run_id): f"cannot be executed: {one_line(error)}" for run_id in run_ids}
             continue

@@ -6,6 +6,8 @@ No SQL of results lives here: that is in `sql/` and in `reads`.
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -15,6 +17,8 @@ from sparse_probing.settings import load_settings
 
 # Core, parquet, json and icu are in the wheel; anything else would be downloaded at run time.
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_WORD_SECONDS = 30.0
+_POLL_SECONDS = 0.5
 
 
 def connect(path: str | Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -80,10 +84,37 @@ def open_working(path: Path) -> duckdb.DuckDBPyConnection:
             raise
         raise ArtifactError(
             f"{path} is in use: {one_line(error)}.",
-            remedy=f"Only one process may load at a time; wait for {_holder(error)} to end.",
+            remedy=f"Close it in {_holder(error)}, or wait for that to end.",
         ) from error
     connection.execute("set timezone = 'UTC'")
     return connection
+
+
+def wait_until_free(path: Path, *, say: Callable[[str], None], most_seconds: float = 600.0) -> None:
+    """Wait until no other process has the working database open; `say` is told who has, at once and every thirty seconds.
+
+    Raises
+    ------
+    ArtifactError
+        If somebody still has it open after `most_seconds`.
+    """
+    began = time.monotonic()
+    word = 0.0
+    while path.is_file():
+        try:
+            open_working(path).close()
+            return
+        except ArtifactError as error:
+            waited = time.monotonic() - began
+            if waited > most_seconds:
+                raise
+            if waited >= word:
+                say(f"Waiting for {path} ({waited:.0f} s so far): {error.message.partition(': ')[2]} {error.remedy}")
+                word = waited + _WORD_SECONDS
+            time.sleep(_POLL_SECONDS)
+        except duckdb.Error:
+            # Whoever opens it next says what is wrong.
+            return
 
 
 def _remedy(snapshot: Path, error: duckdb.Error) -> str:
@@ -94,7 +125,7 @@ def _remedy(snapshot: Path, error: duckdb.Error) -> str:
         )
     if "wal" in message.lower() and log.exists():
         return f"Close whoever still writes to it, then delete {log}: it was left by a writer to another file of that name."
-    return "Name a published snapshot, or load the results again to publish a new one."
+    return "Publish the results again: sparse-probing repair"
 
 
 def _holder(error: duckdb.Error) -> str:

@@ -1,20 +1,16 @@
 """The one writer: merge finished result fragments into the working database, and publish it as a snapshot.
 
-A fragment is a finished artifact folder ``results/<kind>/<run_id>/`` whose Parquet files have a schema of
-`schemas.TABLES`. What is in the database follows from the fragments alone; nothing is computed here.
+A fragment is a finished artifact folder ``results/<kind>/<run_id>/`` whose Parquet files have the columns of
+`schemas.fragment`. What is in the database follows from the fragments alone; nothing is computed here.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
+import json
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -22,17 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparse_probing import schemas
-from sparse_probing.errors import ArtifactError, InputError
-from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import MANIFEST_NAME, Manifest, read_manifest
+from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec, Spec, canonical_json
+from sparse_probing.errors import ArtifactError, DamageError, InputError
+from sparse_probing.store import results
+from sparse_probing.store.filesystem import Location, sync
+from sparse_probing.store.manifests import MANIFEST_NAME, Manifest, read_made, read_manifest
 from sparse_probing.store.parquet import read_table
-from sparse_probing.warehouse import catalog
-from sparse_probing.warehouse.connection import log_path, one_line, open_working
-
-RESULTS_FOLDER = "results"
-_TEMPORARY_PREFIX = ".tmp-publish-"
-# The system's words, in DuckDB's error when a write finds no room.
-_DISK_FULL = os.strerror(errno.ENOSPC)
+from sparse_probing.warehouse.connection import log_path, one_line
+from sparse_probing.warehouse.working import copy_verified, discard, open_usable, temporary_beside, writing
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,8 @@ class LoadReport:
         Fragments merged, and fragments that were there already.
     n_rows:
         Rows merged, by table.
+    left_out:
+        Why a run's fragments were not loaded, by run: what the database held of it is as it was.
     rebuilt_from:
         Where the previous working database was moved because it could not be used; None if it could.
     """
@@ -55,6 +50,7 @@ class LoadReport:
     n_fragments: int = 0
     n_unchanged: int = 0
     n_rows: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, ArtifactError] = field(default_factory=dict)
     rebuilt_from: Path | None = None
 
 
@@ -66,12 +62,13 @@ class _Fragment:
     digest: str
 
 
-def load_results(working: Path, root: Location) -> LoadReport:
-    """Merge every finished fragment that is not loaded yet into the working database.
+def load_results(working: Path, root: Location, *, snapshot: Path | None = None) -> LoadReport:
+    """Merge every finished run that is not loaded yet into the working database.
 
-    A run with a new or changed fragment is replaced as a whole, in one transaction; runs whose fragments are gone stay.
-    Tables are created where missing and all views are renewed. A working database that cannot be opened, or whose
-    tables are those of another version, is moved aside and built anew from the fragments.
+    A run with a new or changed fragment is replaced as a whole, in one transaction; runs whose fragments are gone stay,
+    and so do those of which a fragment is missing or damaged. Tables are created where missing and all views are renewed.
+    A working database of another version, or one that cannot be read, is moved aside and built anew: from its own rows,
+    what was published, and the fragments.
 
     Parameters
     ----------
@@ -79,20 +76,22 @@ def load_results(working: Path, root: Location) -> LoadReport:
         The working database, created if need be.
     root:
         The data folder; fragments lie under ``results/<kind>/<run_id>/``.
+    snapshot:
+        What was published, if anything was.
 
     Raises
     ------
     ArtifactError
-        If another process is loading, the disk is full, or a fragment is damaged or of another schema: the message
-        names the file. All other runs have been loaded by then (unless the disk is full), and the run of the damaged
-        fragment is as it was before.
+        If another process has the database open, or the disk is full.
+    DamageError
+        If the working database turns out to be damaged; `path` is its own.
     """
-    with _disk_errors(working):
-        return _load(working, root)
+    with writing(working):
+        return _load(working, root, snapshot)
 
 
-def _load(working: Path, root: Location) -> LoadReport:
-    connection, moved = _open_usable(working)
+def _load(working: Path, root: Location, snapshot: Path | None) -> LoadReport:
+    connection, moved = open_usable(working, snapshot)
     try:
         known = {
             (kind, run_id): digest
@@ -100,12 +99,11 @@ def _load(working: Path, root: Location) -> LoadReport:
                 "select kind, run_id, manifest_digest from loaded_fragments"
             ).fetchall()
         }
-        runs = _find_fragments(root)
         loaded: list[str] = []
-        damaged: list[ArtifactError] = []
+        left_out: dict[str, ArtifactError] = {}
         n_rows = dict.fromkeys(schemas.TABLES, 0)
         n_fragments = n_unchanged = 0
-        for run_id, fragments in sorted(runs.items()):
+        for run_id, fragments in _find_fragments(root).items():
             present = {(fragment.kind, run_id): fragment.digest for fragment in fragments}
             if present == {key: digest for key, digest in known.items() if key[1] == run_id}:
                 n_unchanged += len(fragments)
@@ -113,23 +111,20 @@ def _load(working: Path, root: Location) -> LoadReport:
             try:
                 counts = _replace_run(connection, run_id, fragments)
             except ArtifactError as error:
-                damaged.append(error)
+                left_out[run_id] = error
                 continue
             loaded.append(run_id)
             n_fragments += len(fragments)
             for kind, count in counts.items():
                 n_rows[kind] += count
+        _write_identities(connection)
     finally:
         connection.close()
-    if damaged:
-        first = damaged[0]
-        more = f" ({len(damaged) - 1} more damaged runs.)" if len(damaged) > 1 else ""
-        raise ArtifactError(first.message + more, remedy=first.remedy) from first
-    return LoadReport(tuple(loaded), n_fragments, n_unchanged, n_rows, moved)
+    return LoadReport(tuple(loaded), n_fragments, n_unchanged, n_rows, left_out, moved)
 
 
 def publish(working: Path, snapshot: Path) -> Path | None:
-    """Replace the snapshot by a copy of the working database, atomically.
+    """Replace the snapshot by a copy of the working database, atomically and only if all of it can be read.
 
     Whoever reads the old snapshot keeps it until closing it; whoever connects afterwards sees the new one. What someone
     wrote to the old one is lost with it. A write-ahead log of such a writer would keep the new one from being opened, and
@@ -142,39 +137,32 @@ def publish(working: Path, snapshot: Path) -> Path | None:
     Raises
     ------
     ArtifactError
-        If there is no working database, another process is loading, or the copy cannot be written.
+        If there is no working database, another process has it open, or the copy cannot be written.
+    DamageError
+        If the working database is damaged, with its `path`; the snapshot is as it was.
     """
     if not working.is_file():
         raise ArtifactError(f"No working database at {working}.", remedy="Load results before publishing.")
-    prefix = f"{_TEMPORARY_PREFIX}{snapshot.name}-"
-    temporary = snapshot.parent / f"{prefix}{uuid.uuid4().hex[:8]}"
+    temporary: Path | None = None
     try:
-        snapshot.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in snapshot.parent.glob(f"{prefix}*"):
-            leftover.unlink(missing_ok=True)
-        connection = open_working(working)
-        try:
-            connection.execute("checkpoint")
-            # The connection stays open while copying: its lock keeps every other writer out.
-            shutil.copyfile(working, temporary)
-        finally:
-            connection.close()
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        temporary = temporary_beside(snapshot)
+        with writing(working):
+            copy_verified(working, temporary)
         # In this order: the old snapshot opens without its log; the new one would not open with it.
         log = log_path(snapshot)
         removed = log if log.exists() else None
         log.unlink(missing_ok=True)
         os.replace(temporary, snapshot)
+        sync(snapshot.parent)
         return removed
     except (OSError, duckdb.Error) as error:
         raise ArtifactError(
             f"Cannot publish {working} as {snapshot}: {one_line(error)}.",
-            remedy="Free space, or load the results again.",
+            remedy="Free space, or choose another place for the snapshot, then run again.",
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            discard(temporary)
 
 
 def set_threshold(working: Path, collection: str, metric: str, threshold: float | None) -> None:
@@ -198,12 +186,12 @@ def set_threshold(working: Path, collection: str, metric: str, threshold: float 
             f"Threshold metric {metric!r} unknown; known: {', '.join(known)}.",
             remedy="Name one of them: neurons are selected on validation, never on test.",
         )
-    with _disk_errors(working):
+    with writing(working):
         _write_threshold(working, collection, metric, threshold)
 
 
 def _write_threshold(working: Path, collection: str, metric: str, threshold: float | None) -> None:
-    connection, _ = _open_usable(working)
+    connection, _ = open_usable(working)
     try:
         if threshold is None:
             connection.execute(
@@ -218,119 +206,25 @@ def _write_threshold(working: Path, collection: str, metric: str, threshold: flo
         connection.close()
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    """Whether it all began with a full disk: rolling back what that has ended already is an error of its own."""
-    earlier = error.__cause__ or error.__context__
-    return _DISK_FULL in str(error) or (earlier is not None and _is_full_disk(earlier))
-
-
-@contextlib.contextmanager
-def _disk_errors(working: Path) -> Iterator[None]:
-    """DuckDB's error of a full disk as one that says what to do."""
-    try:
-        yield
-    except duckdb.Error as error:
-        if not _is_full_disk(error):
-            raise
-        raise ArtifactError(
-            f"Cannot write {working}: {_DISK_FULL}.",
-            remedy="Free space or choose another data folder, then run again.",
-        ) from error
-
-
-def _open_usable(working: Path) -> tuple[duckdb.DuckDBPyConnection, Path | None]:
-    """The working database with today's tables and views; and where an unusable predecessor was moved to."""
-    thresholds: list[tuple[str, str, float]] = []
-    try:
-        connection = open_working(working)
-        try:
-            catalog.create_tables(connection)
-            differences = catalog.table_differences(connection)
-            thresholds = connection.execute("select collection, metric, threshold from interest_thresholds").fetchall()
-            if not differences:
-                catalog.create_views(connection)
-                return connection, None
-            connection.close()
-        except BaseException:
-            connection.close()
-            raise
-    except (duckdb.Error, OSError) as error:
-        if _is_full_disk(error):
-            raise
-        if not _is_damaged(working, error):
-            raise ArtifactError(
-                f"Cannot open {working}: {one_line(error)}. It was left as it is.",
-                remedy="See to the folder's permissions, space and memory, then run again.",
-            ) from error
-        # Not a database, or a write-ahead log that cannot be replayed: everything in it can be had again.
-    moved = _move_aside(working)
-    connection = open_working(working)
-    try:
-        catalog.create_tables(connection)
-        catalog.create_views(connection)
-        if thresholds:
-            connection.execute("delete from interest_thresholds")
-            connection.executemany(
-                "insert into interest_thresholds (collection, metric, threshold) values (?, ?, ?)", thresholds
-            )
-        differences = catalog.table_differences(connection)
-        if differences:
-            raise ArtifactError(
-                f"sql/ and the Arrow schemas disagree: {'; '.join(differences)}.", remedy="Reinstall sparse-probing."
-            )
-    except BaseException:
-        connection.close()
-        raise
-    return connection, moved
-
-
-def _is_damaged(working: Path, error: BaseException) -> bool:
-    """Whether the file is to blame: it can be read and written, and a new database at its side can be made and used."""
-    if not isinstance(error, duckdb.Error) or isinstance(error, duckdb.OutOfMemoryException):
-        return False
-    beside = working.with_name(f"{_TEMPORARY_PREFIX}{working.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with working.open("rb+"):
-            pass
-        connection = open_working(beside)
-        try:
-            catalog.create_tables(connection)
-        finally:
-            connection.close()
-        return True
-    except (duckdb.Error, OSError):
-        return False
-    finally:
-        for suffix in (".wal", ""):
-            with contextlib.suppress(OSError):
-                beside.with_name(beside.name + suffix).unlink(missing_ok=True)
-
-
-def _move_aside(working: Path) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    moved = working.with_name(f"{working.name}.unusable-{stamp}")
-    for suffix in (".wal", ""):
-        old = working.with_name(working.name + suffix)
-        if old.exists():
-            os.replace(old, moved.with_name(moved.name + suffix))
-    return moved
-
-
 def _find_fragments(root: Location) -> dict[str, list[_Fragment]]:
-    """All finished fragments by run; folders without a manifest are unfinished and left alone."""
+    """The fragments of every run that says it is finished; folders without a manifest are left alone."""
     runs: dict[str, list[_Fragment]] = {}
-    for kind in schemas.TABLES:
-        for folder in (root / RESULTS_FOLDER / kind).children():
+    for kind in schemas.RESULT_KINDS:
+        for folder in (root / "results" / kind).children():
             manifest = folder / MANIFEST_NAME
             if manifest.exists():
                 digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
                 runs.setdefault(folder.name, []).append(_Fragment(kind, folder.name, folder, digest))
     # A run's `runs` fragment is written last: without it the run is still being written.
-    return {run_id: found for run_id, found in runs.items() if any(one.kind == "runs" for one in found)}
+    return {run_id: runs[run_id] for run_id in sorted(runs) if any(one.kind == "runs" for one in runs[run_id])}
 
 
 def _replace_run(connection: duckdb.DuckDBPyConnection, run_id: str, fragments: Sequence[_Fragment]) -> dict[str, int]:
     """Delete what the database holds of a run and insert its fragments, in one transaction; rows by table."""
+    missing = sorted(set(schemas.RESULT_KINDS) - {fragment.kind for fragment in fragments})
+    if missing:
+        folder = fragments[0].folder
+        raise DamageError(f"Run {run_id} has no finished {', '.join(missing)} in {folder}.", path=folder.path)
     counts = {}
     connection.begin()
     try:
@@ -350,14 +244,83 @@ def _replace_run(connection: duckdb.DuckDBPyConnection, run_id: str, fragments: 
     return counts
 
 
+def forget_runs(working: Path, run_ids: Sequence[str]) -> None:
+    """Delete what the working database holds of runs. Publish afterwards; their fragments would be loaded again.
+
+    Raises
+    ------
+    ArtifactError, DamageError
+        As `load_results`.
+    """
+    with writing(working):
+        connection, _ = open_usable(working)
+        try:
+            connection.begin()
+            for table in (*schemas.TABLES, "loaded_fragments", "run_identities"):
+                connection.execute(f"delete from {table} where list_contains(?, run_id)", [list(run_ids)])
+            connection.commit()
+        finally:
+            connection.close()
+
+
+def _write_identities(connection: duckdb.DuckDBPyConnection) -> None:
+    """What each run answers, by its specs as this version reads them."""
+    found = connection.execute(
+        "select run_id, spec, weights_digest, model_dtype, attention, hook, pooling from runs order by run_id"
+    ).fetchall()
+    rows = [(run_id, run_identity(spec, *others)) for run_id, spec, *others in found]
+    connection.begin()
+    try:
+        connection.execute("delete from run_identities")
+        if rows:
+            connection.executemany("insert into run_identities (run_id, identity) values (?, ?)", rows)
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+_SPECS: dict[str, type[Spec]] = {
+    "model": ModelSpec,
+    "collection": CollectionSpec,
+    "probing": ProbingSpec,
+    "extraction": ExtractionSpec,
+}
+
+
+def run_identity(spec: str, *others: str) -> str:
+    """SHA-256 (hex) of what a run answers: equal for two runs that differ in versions alone, or in the text behind a spec.
+
+    Parameters
+    ----------
+    spec:
+        JSON of the run's model, collection, probing and extraction specs, as its version wrote them.
+    others:
+        What else tells runs apart: weights, precision, hook.
+    """
+    try:
+        found = json.loads(spec)
+        read = {name: _as_read_today(kind, found[name]) for name, kind in _SPECS.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        read = {"spec": spec}
+    return hashlib.sha256(canonical_json([read, *others]).encode()).hexdigest()
+
+
+def _as_read_today(kind: type[Spec], found: Mapping[str, object]) -> object:
+    """A spec of another version with today's fields and defaults; as it is where today's has no room for its values."""
+    known = {name: value for name, value in found.items() if name in kind.model_fields}
+    try:
+        return kind.model_validate(known).model_dump(mode="json")
+    except ValueError:
+        return dict(found)
+
+
 def _insert_fragment(connection: duckdb.DuckDBPyConnection, fragment: _Fragment) -> int:
     manifest = read_manifest(fragment.folder)
     stated = manifest.facts.get("run_id")
     if stated != fragment.run_id:
-        raise ArtifactError(
-            f"{fragment.folder / MANIFEST_NAME} is of run {stated!r}; its folder says {fragment.run_id!r}.",
-            remedy=f"Delete {fragment.folder} and run again.",
-        )
+        location = fragment.folder / MANIFEST_NAME
+        raise DamageError(f"{location} is of run {stated!r}; its folder says {fragment.run_id!r}.", path=location.path)
     columns = ", ".join(schemas.TABLES[fragment.kind].names)
     n_rows = 0
     for name in manifest.files:
@@ -372,24 +335,45 @@ def _insert_fragment(connection: duckdb.DuckDBPyConnection, fragment: _Fragment)
 
 
 def _read_verified(fragment: _Fragment, manifest: Manifest, name: str) -> pa.Table:
-    """One Parquet file of a fragment, after its bytes, rows, schema, nulls and run_id have been compared."""
+    """One Parquet file of a fragment as rows of its table, after bytes, rows, columns, nulls and run_id were compared."""
     location, entry = fragment.folder / name, manifest.files[name]
     expected = schemas.TABLES[fragment.kind]
     table = read_table(location, entry=entry)
-    problem = catalog.schema_difference(table.schema, expected)
-    if problem is None and table.num_rows != entry.n_rows:
-        problem = f"{table.num_rows} rows; its manifest says {entry.n_rows}"
-    if problem is None:
-        empty = [f.name for f in expected if not f.nullable and table.column(f.name).null_count]
-        problem = f"nulls in {', '.join(empty)}; expected none" if empty else None
-    if problem is None and table.num_rows:
-        found = pc.unique(table.column("run_id")).to_pylist()
-        problem = (
-            None if found == [fragment.run_id] else f"rows of runs {found[:3]}; expected {fragment.run_id!r} alone"
-        )
-    if problem is not None:
-        raise ArtifactError(
-            f"{location} is not a fragment of {fragment.kind}: {problem}.",
-            remedy=f"Delete {fragment.folder} and run again with this version.",
-        )
+    if table.num_rows != entry.n_rows:
+        raise _not_a_fragment(fragment, location, f"{table.num_rows} rows; its manifest says {entry.n_rows}")
+    table = results.with_times(fragment.folder, name, fragment.kind, table)
+    if fragment.kind == "runs" and "created_at" not in table.column_names:
+        created = pa.array([read_made(fragment.folder).created_at] * table.num_rows, expected.field("created_at").type)
+        table = table.append_column("created_at", created)
+    table = _as_today(fragment, location, table)
+    empty = [f.name for f in expected if not f.nullable and table.column(f.name).null_count]
+    if empty:
+        raise _not_a_fragment(fragment, location, f"nulls in {', '.join(empty)}; expected none")
+    found = pc.unique(table.column("run_id")).to_pylist()
+    if table.num_rows and found != [fragment.run_id]:
+        raise _not_a_fragment(fragment, location, f"rows of runs {found[:3]}; expected {fragment.run_id!r} alone")
     return table
+
+
+def _as_today(fragment: _Fragment, location: Location, table: pa.Table) -> pa.Table:
+    """The table of another version with today's columns: what it lacks is null, what is no longer known is left out."""
+    expected = schemas.TABLES[fragment.kind]
+    lacking = [f.name for f in expected if f.name not in table.column_names and not f.nullable]
+    if lacking:
+        raise _not_a_fragment(fragment, location, f"no columns {', '.join(lacking)}")
+    columns = []
+    for one in expected:
+        column = table.column(one.name) if one.name in table.column_names else pa.nulls(table.num_rows, one.type)
+        try:
+            columns.append(column.cast(one.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            found = f"column {one.name} is {column.type}; expected {one.type}"
+            raise _not_a_fragment(fragment, location, found) from error
+    return pa.table(columns, schema=expected)
+
+
+def _not_a_fragment(fragment: _Fragment, location: Location, found: str) -> ArtifactError:
+    return ArtifactError(
+        f"{location} is not a fragment of {fragment.kind}: {found}.",
+        remedy="Run its study again with this version: a run of today's replaces it.",
+    )

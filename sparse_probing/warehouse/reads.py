@@ -1,6 +1,7 @@
 """Typed reads of the snapshot for the command line and the reports: frozen rows out, or a pandas frame.
 
-The questions themselves are views in `sql/`; here they are asked, filtered by run, and given types.
+The questions themselves are views in `sql/`; here they are asked, filtered by run, and given types. Statements of a
+user's own are answered in `asking`.
 """
 
 from __future__ import annotations
@@ -49,8 +50,10 @@ class Run:
     max_clipped_fraction: float
     max_quantisation_error: float | None
     quantisation_error_bound: float | None
+    spec: str
     package_versions: str
     created_at: datetime
+    superseded_by: str | None
 
 
 @dataclass(frozen=True)
@@ -133,17 +136,16 @@ class Check:
     detail: str | None
 
 
-@dataclass(frozen=True)
-class QueryResult:
-    """Answer to a user's statement: column names, and rows as Python values."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-
-
 def runs(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[Run]:
-    """All runs, or the given ones, by model, revision, collection and age."""
-    return _rows(con, Run, "named_runs", run_ids, "model, revision, collection, created_at, run_id")
+    """All runs that none supersedes, or of the given ones, by model, revision, collection and age."""
+    found = _rows(con, Run, "named_runs", run_ids, "model, revision, collection, created_at, run_id")
+    return [run for run in found if run.superseded_by is None]
+
+
+def superseded_runs(con: duckdb.DuckDBPyConnection) -> list[Run]:
+    """Runs that a newer run took the place of; rankings leave them out."""
+    found = _rows(con, Run, "named_runs", None, "model, revision, collection, created_at, run_id")
+    return [run for run in found if run.superseded_by is not None]
 
 
 def best_neurons(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[BestNeuron]:
@@ -195,44 +197,6 @@ def neuron_lists(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     return _frame(con, "neuron_lists", None, "list, model, revision, hook, dataset, feature, rank, layer, neuron")
 
 
-def query(con: duckdb.DuckDBPyConnection, sql: str) -> QueryResult:
-    """Answer one statement of a user's, which can neither write nor reach files beside the snapshot.
-
-    For good, this closes the database behind `con` to all other files, because a COPY can hide inside a SELECT, and to
-    Python variables.
-
-    Raises
-    ------
-    InputError
-        If there is not exactly one statement, it is no query, or DuckDB refuses it: one line.
-    """
-    try:
-        statements = con.extract_statements(sql)
-    except duckdb.Error as error:
-        raise _refused(error) from error
-    if len(statements) != 1:
-        raise InputError(f"Found {len(statements)} SQL statements; expected one.", remedy="Ask one query at a time.")
-    kind = statements[0].type.name
-    if kind not in ("SELECT", "EXPLAIN", "MULTI"):
-        raise InputError(
-            f"Found a statement of type {kind}; the published results are read-only.",
-            remedy="Ask with select, from, describe, summarize, pivot or explain.",
-        )
-    try:
-        con.execute("set python_enable_replacements = false")
-        con.execute("set enable_external_access = false")
-        con.execute(statements[0])
-        columns = tuple(str(column[0]) for column in con.description or ())
-        # All rows at once: a half-read result blocks the connection's next statement.
-        return QueryResult(columns, con.fetchall())
-    except duckdb.Error as error:
-        raise _refused(error) from error
-
-
-def _refused(error: duckdb.Error) -> InputError:
-    return InputError(f"{one_line(error)}.", remedy="`show tables` lists tables and views, `describe NAME` columns.")
-
-
 def _rows(
     con: duckdb.DuckDBPyConnection, kind: type[_Row], source: str, run_ids: Iterable[str] | None, order: str
 ) -> list[_Row]:
@@ -257,5 +221,5 @@ def _select(
         # the catalog.
         raise InputError(
             f"The snapshot lacks {source} as it is read here: {one_line(error)}.",
-            remedy="It was published by another version: load the results again.",
+            remedy="It was published by another version. Publish it again: sparse-probing repair",
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from flows.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
 HEAVY = ("torch", "prefect", "transformers", "sklearn", "scipy", "duckdb", "great_expectations", "huggingface_hub")
 # Runs each command line in one process: prints its exit code, what it said, and the heavy modules imported by then.
 SCRIPT = """
@@ -68,6 +70,21 @@ MISTAKES = {
     "neuron": ({"extraction": "neurons = [[0, 99]]"}, ("Neuron 99 of layer 0",)),
     "file of neurons": ({"extraction": 'neurons = "neuron.csv"'}, ("cannot be read", "did you mean neurons.csv?")),
     "model folder": ({"model": "{here}/modle"}, ("does not exist", "did you mean {here}/model?")),
+    "checkpoint still being written": (
+        {"model": "{here}/half"},
+        (
+            "The model in {here}/half is not complete: model.safetensors has 64 bytes; its header describes 70",
+            "Wait until",
+        ),
+    ),
+    "collection given twice": (
+        {"options": '[[collections]]\ncollection = "text_features"'},
+        ("'text_features' is given twice in the same way",),
+    ),
+    "name longer than a file's": ({"models": f'name = "{"n" * 300}"'}, ("models.0", "300 bytes", "models.name")),
+    "share that is no number": ({"collections": "split_fractions = [nan, 0.5, 0.5]"}, ("finite number",)),
+    "draws beyond memory": ({"probing": "n_bootstrap = 100_000_000"}, ("probing.n_bootstrap", "10000")),
+    "seed below zero": ({"probing": "seed = -1"}, ("probing.seed", "greater than or equal to 0")),
     "package": ({"model": "package:network"}, ("did you mean networkx?",)),
     "path of texts": ({"options": 'path = "{here}/text.csv"'}, ("did you mean {here}/texts.csv?",)),
     "two models of one name": (
@@ -87,7 +104,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text('{"num_hidden_layers": 2, "intermediate_size": 32}', encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "model.safetensors").write_bytes(NO_TENSORS)
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     return folder
 
@@ -109,6 +126,9 @@ def answers(*command_lines: list[str], cwd: Path, heavy: tuple[str, ...] = HEAVY
 def test_every_kind_of_mistake_is_answered_with_the_nearest_name_and_nothing_heavy(tmp_path: Path, model: Path) -> None:
     (tmp_path / "texts.csv").write_text("text,label\na,b\n", encoding="utf-8")
     (tmp_path / "neurons.csv").write_text("layer,neuron\n0,1\n", encoding="utf-8")
+    header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    shutil.copytree(model, tmp_path / "half")
+    (tmp_path / "half" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
     lines = []
     for number, (changes, _) in enumerate(MISTAKES.values()):
         blank = dict.fromkeys(("top", "models", "extraction", "probing", "collections", "options"), "")

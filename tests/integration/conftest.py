@@ -98,7 +98,7 @@ def cli(prefect_environment: dict[str, str], request: pytest.FixtureRequest) -> 
 
     def run(*arguments: str, data: Path, timeout: float = 900, server: bool = True) -> subprocess.CompletedProcess[str]:
         environment = prefect_environment
-        if server and arguments[0] == "study":
+        if server and arguments[0] in ("study", "repair"):
             environment = environment | {"PREFECT_API_URL": request.getfixturevalue("prefect_server")}
         return subprocess.run(
             [sys.executable, "-m", "flows.cli", "--data", str(data), *arguments],

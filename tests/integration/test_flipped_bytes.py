@@ -19,7 +19,7 @@ from sparse_probing.store.filesystem import Location
 from sparse_probing.store.labels import read_labels
 from sparse_probing.store.manifests import read_manifest
 from sparse_probing.store.matrices import iterate_layers
-from sparse_probing.store.results import read_parts, write_part
+from sparse_probing.store.results import read_part, write_part
 from tests.sql.rows import table
 from tests.tiny import random_sequences, save_tiny, write_dataset
 
@@ -80,6 +80,7 @@ def test_of_activations_that_are_probed(tmp_path: Path, stored: tuple[Path, Path
     text = manifest.read_text(encoding="utf-8")
     described = re.sub(r'"features": \[[^\]]*\]', '"features": ' + str(facts).replace("'", '"'), text)
     (dataset / "manifest.json").write_text(described, encoding="utf-8")
+    (dataset / "made.json").unlink()
 
     def use(activations: Location) -> None:
         read_labels(Location.open(dataset), activations)
@@ -99,6 +100,6 @@ def test_of_a_run_that_is_finished_later(tmp_path: Path) -> None:
     for _ in range(50):
         flip_a_byte(path, rng)
         with pytest.raises(ArtifactError, match="is damaged: SHA-256"):
-            read_parts(root, "r1", ["layer-00"])
+            read_part(root, "r1", "layer-00", "neuron_scores")
         path.write_bytes(whole)
-    assert read_parts(root, "r1", ["layer-00"])["neuron_scores"][0].equals(part["neuron_scores"])
+    assert read_part(root, "r1", "layer-00", "neuron_scores").equals(part["neuron_scores"])

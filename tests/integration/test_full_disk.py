@@ -24,7 +24,7 @@ from sparse_probing.errors import ArtifactError
 from sparse_probing.models.loading import ResolvedModel
 from sparse_probing.store.filesystem import TEMPORARY_PREFIX, Location
 from sparse_probing.store.manifests import find_manifest, read_manifest, verify_files
-from sparse_probing.store.results import is_finished, is_part_done, read_parts, write_part
+from sparse_probing.store.results import is_finished, is_part_done, read_part, write_part
 from sparse_probing.store.results import write_run as write_results
 from sparse_probing.warehouse.loading import load_results, publish, set_threshold
 from tests.sql.rows import table, write_run
@@ -89,7 +89,7 @@ def data_files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != "made.json"
     }
 
 
@@ -141,14 +141,15 @@ def test_the_results_of_a_run(disk: Disk, runs_out: str) -> None:
     def work() -> None:
         if not is_part_done(root, "r1", "layer-00"):
             write_part(root, "r1", "layer-00", scores)
-        parts = read_parts(root, "r1", ["layer-00"])
-        write_results(root, "r1", {**parts, "runs": [runs]}, spec={}, digest="d")
+        tables = {kind: [schemas.TABLES[kind].empty_table()] for kind in schemas.RESULT_KINDS}
+        tables |= {"neuron_scores": [read_part(root, "r1", "layer-00", "neuron_scores")], "runs": [runs]}
+        write_results(root, "r1", tables, spec={}, digest="d")
 
     def unfinished() -> None:
         assert not is_finished(root, "r1")
         assert list(disk.folder.rglob(f"{TEMPORARY_PREFIX}*")) == []
         if is_part_done(root, "r1", "layer-00"):
-            assert read_parts(root, "r1", ["layer-00"])["neuron_scores"][0].equals(scores["neuron_scores"])
+            assert read_part(root, "r1", "layer-00", "neuron_scores").equals(scores["neuron_scores"])
 
     def allow(step: int) -> None:
         disk.allow(n_bytes=(step + 1) * PAGE) if runs_out == "bytes" else disk.allow(n_files=step + 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +11,8 @@ import duckdb
 import pyarrow as pa
 
 from sparse_probing import schemas
+from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import write_manifest
-from sparse_probing.store.parquet import write_table
 from sparse_probing.warehouse import catalog
 
 Row = Mapping[str, Any]
@@ -108,6 +108,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def complete(kind: str, row: Row) -> dict[str, Any]:
     """The row with every column of its table; what has no default is 0.5, an empty text, or null."""
     full: dict[str, Any] = {}
+    if kind == "runs":
+        # Each a question of its own.
+        row = {"spec": json.dumps({"run": row.get("run_id", "r1")}), **row}
     for field in schemas.TABLES[kind]:
         if field.name in row or field.name in DEFAULTS[kind]:
             full[field.name] = row.get(field.name, DEFAULTS[kind].get(field.name))
@@ -139,17 +142,11 @@ def database(**tables: Sequence[Row]) -> duckdb.DuckDBPyConnection:
 
 def write_fragment(root: Location, kind: str, run_id: str, rows: Sequence[Row], n_files: int = 1) -> Location:
     """A finished result fragment, as a task writes it."""
-    folder = root / "results" / kind / run_id
     everything = table(kind, [{**row, "run_id": run_id} for row in rows])
     size = -(-everything.num_rows // n_files)
-    files = {
-        f"part-{i:05d}.parquet": write_table(
-            folder / f"part-{i:05d}.parquet", everything.slice(i * size, size), schemas.TABLES[kind]
-        )
-        for i in range(n_files)
-    }
-    write_manifest(folder, kind=kind, digest=f"{kind}-{run_id}", spec={}, files=files, facts={"run_id": run_id})
-    return folder
+    pieces = (everything.slice(i * size, size) for i in range(n_files))
+    results.write_fragment(root, kind, run_id, pieces, spec={}, digest=f"{kind}-{run_id}")
+    return results.run_folder(root, kind, run_id)
 
 
 def write_run(root: Location, run_id: str, *, test_mcc: float = 0.5, features: Sequence[str] = ("digit",)) -> None:

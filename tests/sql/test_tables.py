@@ -32,14 +32,6 @@ def test_a_table_that_differs_is_named() -> None:
     assert catalog.table_differences(con) == ["table features: columns prevalence"]
 
 
-def test_schema_differences_are_told_apart() -> None:
-    schema = schemas.FEATURES
-    assert catalog.schema_difference(schema, schema) is None
-    assert "missing: prevalence" in str(catalog.schema_difference(schema.remove(len(schema) - 1), schema))
-    wrong = schema.set(2, schema.field(2).with_type(schema.field("prevalence").type))
-    assert "task is double; expected string" in str(catalog.schema_difference(wrong, schema))
-
-
 def test_views_may_be_created_again_and_surplus_ones_go() -> None:
     con = database()
     con.execute("create view leftover as select 1 as one")

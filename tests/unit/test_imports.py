@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SIDE_BY_SIDE = {"datasets", "models", "activations", "store", "probes", "neurons", "warehouse"}
-BASE = {"config", "settings", "errors", "schemas", "mistakes"}
+BASE = {"config", "settings", "errors", "credentials", "schemas", "mistakes"}
 MAY_USE = {
     "datasets": {"store"},
     "models": {"store"},
@@ -77,7 +77,7 @@ def test_flows_hold_order_only(path: Path) -> None:
     assert not {name.split(".")[0] for name in names} & {"numpy", "torch", "duckdb", "pandas", "pyarrow"}
     if path.stem != "cli":
         used = {name.split(".")[1] for name in names if name.startswith("sparse_probing.")}
-        assert used <= {"config", "settings", "errors"}, f"{path.name} imports {used}"
+        assert used <= {"config", "settings", "errors", "credentials"}, f"{path.name} imports {used}"
 
 
 def test_importing_the_library_loads_nothing_heavy() -> None:

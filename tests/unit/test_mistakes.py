@@ -28,6 +28,7 @@ def test_the_nearest_name_comes_first_whatever_its_case() -> None:
 
 def test_long_lists_are_cut() -> None:
     assert listed([str(number) for number in range(42)]).endswith(", 39 and 2 more")
+    assert listed(["a", "x" * 20_000_000]) == f"a, {'x' * 200}…"
 
 
 PARTS = {
@@ -52,6 +53,13 @@ ODD = [
     ({"probing": '[probing]\ndescription = "x"'}, "it belongs at the top, above the first section"),
     ({"probing": "[probing]\nranking = [1]"}, "[1] is not allowed; known: mean_dif"),
     ({"probing": '[probing]\nmethods = ["dense_probe", "dense_probe"]'}, "'dense_probe' is listed twice"),
+    (
+        {
+            "collections": '[[collections]]\ncollection = "position"\n[[collections]]\ncollection = "position"\nseed = 42'
+        },
+        "'position' is given twice in the same way (collections.0 and collections.1)",
+    ),
+    ({"models": '[[models]]\nid = "a"\n[[models]]\nid = "a"'}, "Model 'a' at revision 'main' is given twice. Leave"),
     ({"probing": "[probing]\nk_values = [0]\nseed = 'a'"}, "(found [0]) (and 1 more mistake)"),
     ({"extraction": "[extraction]\nneurons = [[1, 2, 3]]"}, "List should have at most 2 items"),
     ({"collections": '[[collections]]\ncollection = "position"\noptions = 3'}, "Input should be a table (found 3)"),
@@ -74,6 +82,13 @@ def test_odd_profiles_are_answered_in_one_line(tmp_path: Path, changes: dict[str
     assert caught.value.remedy
 
 
+def test_a_collection_in_two_ways_is_no_mistake(tmp_path: Path) -> None:
+    two = '[[collections]]\ncollection = "position"\n[[collections]]\ncollection = "position"\ncontext_length = 64'
+    path = tmp_path / "two.toml"
+    path.write_text("\n".join((PARTS | {"collections": two}).values()), encoding="utf-8")
+    check_names(load_profile(str(path)))
+
+
 @pytest.mark.parametrize("text", ["~no_such_user_here/x", "x" * 300])
 def test_what_can_be_no_path_is_said(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="cannot be used"):
@@ -82,7 +97,7 @@ def test_what_can_be_no_path_is_said(tmp_path: Path, text: str) -> None:
         load_profile(text)
     path = tmp_path / "odd.toml"
     path.write_text("\n".join((PARTS | {"models": f'[[models]]\nid = "{text}"'}).values()), encoding="utf-8")
-    with pytest.raises(InputError, match="cannot be used"):
+    with pytest.raises(InputError, match=r"cannot be used|name has 300 bytes"):
         preflight(load_profile(str(path)), Settings(str(tmp_path), tmp_path, "cpu"))
 
 

@@ -78,8 +78,9 @@ attempt(quiet, None, 0)
 rng = random.Random(int(seed))
 log = []
 for _ in range(int(kills)):
+    # Two shards a life at least: four lives come beyond the seven that are staged first.
     before = finished(killed)
-    outcome = attempt(killed, rng.randrange(6), rng.uniform(0, 0.05))
+    outcome = attempt(killed, rng.randrange(2, 8), rng.uniform(0, 0.05))
     after = finished(killed)
     log.append({"outcome": outcome, "n_before": len(before), "n_after": len(after),
                 "repeated": sum(after[name] != before[name] for name in before if name in after)})
@@ -91,7 +92,7 @@ def data_files(root: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != "made.json"
     }
 
 
@@ -118,17 +119,7 @@ def kill_and_compare(tmp_path: Path, resolved: ResolvedModel, dtype: str, n_kill
     wanted, found = data_files(tmp_path / "quiet"), data_files(tmp_path / "killed")
     assert list(found) == list(wanted)
     assert [name for name in wanted if wanted[name] != found[name]] == []
-    quiet, again = (manifests(tmp_path / root) for root in ("quiet", "killed"))
-    assert len(quiet) == (4 if dtype == "several" else 1)
-    assert quiet == again
-
-
-def manifests(root: Path) -> dict[str, dict]:
-    """Without what says when and how long."""
-    found = {str(path.relative_to(root)): json.loads(path.read_text()) for path in root.rglob("manifest.json")}
-    for manifest in found.values():
-        manifest["facts"].pop("seconds"), manifest["facts"].pop("tokens_per_second"), manifest.pop("created_at")
-    return found
+    assert len([name for name in wanted if name.endswith("manifest.json")]) == (4 if dtype == "several" else 1)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "several"])

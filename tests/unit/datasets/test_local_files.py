@@ -174,3 +174,24 @@ def test_texts_that_are_all_skipped_say_so(tmp_path: Path, tokenizer: Any) -> No
     spec = CollectionSpec(collection="labelled_text", options=options)
     with pytest.raises(DataError, match=r"found none\. Skipped: 2 rows with no text \(first: texts\.csv row 1\)\."):
         build_dataset(spec, root=Location.open(tmp_path / "d"), tokenizer=tokenizer, tokenizer_digest="t")
+
+
+def test_a_row_of_20_mb_is_read_and_a_label_of_that_size_is_refused(tmp_path: Path) -> None:
+    """A text in the column of labels was a class of its own, whose name filled messages and the manifest."""
+    long = "word " * 4_000_000
+    write(tmp_path, {"long.csv": f'text,label\na,x\n"{long}",y\n', "odd.csv": f'text,label\na,x\nb,"{long}"\n'})
+    documents = list(LocalTexts(str(tmp_path / "long.csv")).documents(0))
+    assert [(len(document.text), document.label) for document in documents] == [(1, "x"), (20_000_000, "y")]
+    source = LocalTexts(str(tmp_path / "odd.csv"), labels={"x": "x", "y": "y"})
+    source.check()
+    # Before any work, and for whoever reads without asking before.
+    for read in (source.labels_found, lambda: source.readings(0)):
+        with pytest.raises(
+            InputError, match=r"odd\.csv row 2: column 'label' holds a text of 20,000,000 characters"
+        ) as e:
+            list(read())
+        assert len(str(e.value)) < 1000
+    write(tmp_path, {"headless.csv": f"{long},\n"})
+    with pytest.raises(InputError, match=r"has columns word .*…, ; ") as e:
+        LocalTexts(str(tmp_path / "headless.csv")).check()
+    assert len(str(e.value)) < 1000

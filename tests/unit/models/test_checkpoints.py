@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,8 @@ def test_subfolders_in_order_of_step(tmp_path: Path) -> None:
         tiny_model("llama").save_pretrained(tmp_path / name)
     (tmp_path / "step2000").mkdir()
     (tmp_path / "step2000" / "config.json").write_text("{}")
+    shutil.copytree(tmp_path / "step1000", tmp_path / "step3000")
+    os.truncate(tmp_path / "step3000" / "model.safetensors", 5000)
     assert list_checkpoints(ModelSpec(id=str(tmp_path))) == [Checkpoint("step64", 64), Checkpoint("step1000", 1000)]
 
 

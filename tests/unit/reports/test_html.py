@@ -80,7 +80,7 @@ def make_snapshot(folder: Path, *, with_runs: bool = True) -> Path:
         write_fragment(root, "probe_fits", "b", fits)
     load_results(working, root)
     if with_runs:
-        run_checks(working, ["a", "b"])
+        run_checks(working, ["a", "b"], root)
     publish(working, folder / "results.duckdb")
     return folder / "results.duckdb"
 
@@ -218,7 +218,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         write_fragment(root, "probe_fits", run_id, fits)
     load_results(folder / "working.duckdb", root)
-    run_checks(folder / "working.duckdb", ["a", "b"])
+    run_checks(folder / "working.duckdb", ["a", "b"], root)
     publish(folder / "working.duckdb", folder / "results.duckdb")
     return write_report(folder / "results.duckdb", folder / "report.html")
 

@@ -47,3 +47,15 @@ def test_nothing_published_and_a_folder_in_the_way_are_one_line(snapshot: Path, 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         write_lists(snapshot, tmp_path / "file")
+
+
+def test_names_as_long_as_tables_hold_fit_the_file_system(tmp_path: Path) -> None:
+    root = Location.open(tmp_path / "data")
+    write_run(root, "a")
+    names = {"model": "m" * 180, "revision": "r" * 180, "hook": "h" * 300}
+    write_fragment(root, "runs", "a", [names])
+    load_results(tmp_path / "working.duckdb", root)
+    publish(tmp_path / "working.duckdb", tmp_path / "results.duckdb")
+    written = write_lists(tmp_path / "results.duckdb", tmp_path / "lists")
+    assert written
+    assert all(path.is_file() for path in written)

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from sparse_probing.errors import InputError
-from sparse_probing.reports.tables import best_neurons_table, format_rows
+from sparse_probing.reports.tables import best_neurons_table, format_rows, write_rows
 from sparse_probing.warehouse.reads import BestNeuron
 
 NEURON = BestNeuron(
@@ -128,3 +128,17 @@ def test_an_unknown_format_is_an_input_error() -> None:
 def test_markdown_is_a_table_whose_cells_hold_no_bar() -> None:
     text = format_rows(["hook", "layers"], [("post", "0–2"), ("a|b", None)], "markdown")
     assert text.splitlines() == ["| hook | layers |", "| --- | --- |", "| post | 0–2 |", "| a/b |  |"]
+
+
+def test_json_that_is_written_row_by_row_is_that_of_the_whole_list() -> None:
+    columns = ("a", "b", "a")
+    rows = [(1, 'x\n\u2028ü"', [1, [2.5, {"k": [1]}]]), (None, float("nan"), {}), (True, [], {"x": {}, "y": [1]})]
+    stream = io.StringIO()
+    write_rows(stream, columns, rows, format="json")
+    records = [
+        {"a": 1, "b": 'x\n\u2028ü"', "a_2": [1, [2.5, {"k": [1]}]]},
+        {"a": None, "b": None, "a_2": {}},
+        {"a": True, "b": [], "a_2": {"x": {}, "y": [1]}},
+    ]
+    assert stream.getvalue() == json.dumps(records, ensure_ascii=False, indent=1) + "\n"
+    assert format_rows(columns, [], format="json") == "[]"

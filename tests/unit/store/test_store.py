@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 
 from sparse_probing import schemas
-from sparse_probing.errors import ArtifactError, InputError
+from sparse_probing.errors import ArtifactError, DamageError, InputError
 from sparse_probing.store.filesystem import TEMPORARY_PREFIX, Location
 from sparse_probing.store.manifests import find_manifest, read_manifest, verify_files, write_manifest
 from sparse_probing.store.matrices import iterate_layers, layer_folder, pack_rows, part_name, read_layer, unpack_rows
 from sparse_probing.store.parquet import read_table, write_table
+from sparse_probing.store.soundness import is_whole
 
 SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False), pa.field("text", pa.string())])
 
@@ -83,11 +84,20 @@ def test_what_has_a_manifest_is_finished(tmp_path: Path) -> None:
     written = write_manifest(folder, kind="test", digest="d" * 64, spec={"a": 1}, files={}, facts={"n": 2})
     assert find_manifest(folder, digest="d" * 64) == written
     assert "python" in written.package_versions
-    with pytest.raises(ArtifactError, match="belongs to digest"):
-        find_manifest(folder, digest="e" * 64)
-    (folder / "manifest.json").write_bytes(b"{")
-    with pytest.raises(ArtifactError, match="is not a manifest"):
-        find_manifest(folder)
+    with pytest.raises(DamageError, match="belongs to digest"):
+        read_manifest(folder, digest="e" * 64)
+    assert find_manifest(folder, digest="e" * 64) is None
+
+
+@pytest.mark.parametrize("left", [b"", b"{", b"\x00" * 400, b"null", b"\xff\xfe"])
+def test_what_a_power_failure_left_of_a_manifest_is_none(tmp_path: Path, left: bytes) -> None:
+    folder = Location.open(tmp_path)
+    write_manifest(folder, kind="test", digest="d" * 64, spec={}, files={})
+    (folder / "manifest.json").write_bytes(left)
+    assert find_manifest(folder) is None
+    with pytest.raises(DamageError, match="is not a manifest"):
+        read_manifest(folder)
+    assert not is_whole(folder)
 
 
 def write_layers(folder: Location, codes: np.ndarray, parts: list[np.ndarray], dtype: str, **facts: object) -> None:

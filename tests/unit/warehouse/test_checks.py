@@ -11,7 +11,7 @@ import pytest
 from sparse_probing.errors import InputError
 from sparse_probing.store.filesystem import Location
 from sparse_probing.warehouse import catalog, checks
-from sparse_probing.warehouse.checks import CheckResult, check_dataset, failed_errors, record_results, run_checks
+from sparse_probing.warehouse.checks import CheckResult, check_dataset, failed_errors, run_checks
 from sparse_probing.warehouse.loading import load_results
 from tests.sql.rows import write_fragment, write_run
 
@@ -23,6 +23,8 @@ def working(tmp_path: Path) -> Path:
     write_run(root, "good")
     write_run(root, "bad")
     write_fragment(root, "features", "bad", [{"n_shared_groups": 2, "n_test_positive": 5, "n_test_groups_positive": 5}])
+    for kind in ("features", "neuron_scores", "probe_fits", "probe_supports"):
+        write_fragment(root, kind, "empty", [])
     write_fragment(root, "runs", "empty", [{"n_rows": 0, "split_mode": "coin"}])
     path = tmp_path / "working.duckdb"
     load_results(path, root)
@@ -34,7 +36,7 @@ def failures(results: list[CheckResult], run_id: str) -> dict[str, CheckResult]:
 
 
 def test_every_check_has_a_result_for_every_run(working: Path) -> None:
-    results = run_checks(working, ["bad", "good", "empty"])
+    results = run_checks(working, ["bad", "good", "empty"], Location.open(working.parent))
     names = {view.name for view in catalog.check_views()}
     for run_id in ("bad", "good", "empty"):
         assert names <= {result.check_name for result in results if result.run_id == run_id}
@@ -45,7 +47,7 @@ def test_every_check_has_a_result_for_every_run(working: Path) -> None:
 
 
 def test_violations_are_counted_and_the_first_is_told(working: Path) -> None:
-    found = failures(run_checks(working, ["good", "bad", "empty"]), "bad")
+    found = failures(run_checks(working, ["good", "bad", "empty"], Location.open(working.parent)), "bad")
     shared = found["check_shared_groups"]
     assert (shared.severity, shared.n_violations) == ("error", 1)
     assert shared.detail == "digit: found 2 groups in more than one split; expected 0"
@@ -55,36 +57,34 @@ def test_violations_are_counted_and_the_first_is_told(working: Path) -> None:
 
 
 def test_frames_that_enter_are_checked_and_emptiness_does_not_pass(working: Path) -> None:
-    found = failures(run_checks(working, ["good", "empty", "unknown"]), "empty")
+    found = failures(run_checks(working, ["good", "empty", "unknown"], Location.open(working.parent)), "empty")
     assert {"runs_have_rows", "runs_split_mode_known", "features_not_empty", "check_empty_runs"} <= set(found)
     assert found["runs_split_mode_known"].detail == "row 0: found 'coin'"
-    unknown = failures(run_checks(working, ["good", "unknown"]), "unknown")
+    unknown = failures(run_checks(working, ["good", "unknown"], Location.open(working.parent)), "unknown")
     assert unknown["runs_not_empty"].detail == "the run has no rows"
 
 
 def test_results_are_written_and_replaced(working: Path) -> None:
     for _ in range(2):
-        results = run_checks(working, ["good", "bad"])
-    extra = check_dataset(*dataset(), run_id="good")
-    record_results(working, extra)
+        results = run_checks(working, ["good", "bad"], Location.open(working.parent))
     with duckdb.connect(str(working), read_only=True) as con:
         rows = con.execute("select count(*), count(distinct (run_id, name)) from validation_checks").fetchall()
         failed = con.execute("select run_id, name, violations from validation_checks where not passed").fetchall()
-    assert rows == [(len(results) + len(extra),) * 2]
+    assert rows == [(len(results),) * 2]
     assert sorted(failed) == [("bad", "check_shared_groups", 1), ("bad", "check_small_classes", 1)]
 
 
 def test_a_check_that_cannot_be_executed_fails(working: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = catalog.CheckView("check_nowhere", "warning", "one row per nothing", "to fail")
     monkeypatch.setattr(checks.catalog, "check_views", lambda: [broken])
-    found = failures(run_checks(working, ["good"]), "good")
+    found = failures(run_checks(working, ["good"], Location.open(working.parent)), "good")
     assert found["check_nowhere"].severity == "error"
     assert "cannot be executed" in str(found["check_nowhere"].detail)
 
 
 def test_no_database_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No working database"):
-        run_checks(tmp_path / "none.duckdb", ["a"])
+        run_checks(tmp_path / "none.duckdb", ["a"], Location.open(tmp_path))
 
 
 def dataset() -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -14,6 +14,7 @@ import pytest
 import sparse_probing.warehouse
 from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.warehouse import catalog, connect
+from sparse_probing.warehouse.connection import wait_until_free
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -159,3 +160,39 @@ def test_a_notebook_that_can_write_is_told_what_to_close(snapshot: Path) -> None
             connect(snapshot)
     with connect(snapshot) as con, duckdb.connect(str(snapshot), read_only=True):
         assert con.execute("select one from v").fetchall() == [(1,)]
+
+
+def holding(working: Path) -> subprocess.Popen[str]:
+    """Another process that has a new database open until its input ends."""
+    code = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(working)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "open\n"
+    return holder
+
+
+def test_a_program_that_has_the_working_database_open_is_waited_for(tmp_path: Path) -> None:
+    """A study used to fail after twelve seconds when somebody looked into the working database."""
+    working = tmp_path / "working.duckdb"
+    holder = holding(working)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        holder.communicate()
+
+    wait_until_free(working, say=say)
+    (line,) = said
+    assert line.startswith(f"Waiting for {working} (0 s so far): ")
+    assert f"Close it in process {holder.pid}" in line
+    wait_until_free(tmp_path / "none.duckdb", say=pytest.fail)
+
+
+def test_who_never_closes_it_is_named(tmp_path: Path) -> None:
+    working = tmp_path / "working.duckdb"
+    holder = holding(working)
+    with pytest.raises(ArtifactError, match=f"process {holder.pid}"):
+        wait_until_free(working, say=lambda line: None, most_seconds=0.1)
+    holder.communicate()

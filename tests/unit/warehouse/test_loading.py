@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from sparse_probing import schemas
-from sparse_probing.errors import ArtifactError, InputError
+from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec
+from sparse_probing.errors import ArtifactError, DamageError, InputError
 from sparse_probing.store.filesystem import Location
-from sparse_probing.warehouse import connect, loading
-from sparse_probing.warehouse.checks import run_checks
-from sparse_probing.warehouse.loading import load_results, publish, set_threshold
-from tests.sql.rows import write_fragment, write_run
+from sparse_probing.store.manifests import read_made, write_manifest
+from sparse_probing.store.parquet import write_table
+from sparse_probing.warehouse import connect, loading, reads
+from sparse_probing.warehouse import working as working_file
+from sparse_probing.warehouse.checks import run_checks, unchecked_runs
+from sparse_probing.warehouse.loading import forget_runs, load_results, publish, set_threshold
+from tests.sql.rows import table, write_fragment, write_run
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -33,12 +40,19 @@ def working(tmp_path: Path) -> Path:
     return tmp_path / "working.duckdb"
 
 
+# Without what says when: two runs that agree differ in it.
+AGREEING = {
+    kind: ", ".join(name for name in schema.names if name not in schemas.VOLATILE_COLUMNS)
+    for kind, schema in schemas.TABLES.items()
+}
+
+
 def contents(working: Path) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table, in an order of its own."""
     con = duckdb.connect(str(working), read_only=True)
     try:
         return {
-            kind: sorted(con.execute(f"select * from {kind}").fetchall(), key=repr)
+            kind: sorted(con.execute(f"select {AGREEING[kind]} from {kind}").fetchall(), key=repr)
             for kind in schemas.TABLES
             if kind != "check_results"
         }
@@ -81,12 +95,28 @@ def test_loads_every_finished_fragment_once(root: Location, working: Path) -> No
 
 
 def test_rows_arrive_as_written(root: Location, working: Path) -> None:
-    write_fragment(root, "runs", "a", [{"layers": [3, 5], "max_quantisation_error": None}])
+    write_run(root, "a")
+    folder = write_fragment(root, "runs", "a", [{"layers": [3, 5], "max_quantisation_error": None}])
+    write_fragment(root, "probe_fits", "a", [{"fit_id": "one", "fit_seconds": 0.25}, {"fit_id": "two"}])
     load_results(working, root)
     con = duckdb.connect(str(working), read_only=True)
-    row = con.execute("select layers, max_quantisation_error, created_at::timestamp::varchar from runs").fetchall()
+    row = con.execute("select layers, max_quantisation_error, created_at from runs").fetchall()
+    seconds = con.execute("select fit_id, fit_seconds from probe_fits order by fit_id").fetchall()
     con.close()
-    assert row == [([3, 5], None, "2026-01-01 00:00:00")]
+    assert row == [([3, 5], None, read_made(folder).created_at)]
+    assert seconds == [("one", 0.25), ("two", 0.1)]
+
+
+def test_times_that_were_lost_cost_no_result(root: Location, working: Path, tmp_path: Path) -> None:
+    write_run(root, "a")
+    (root / "results" / "probe_fits" / "a" / "times-part-00000.parquet").write_bytes(b"")
+    (root / "results" / "runs" / "a" / "made.json").delete()
+    report = load_results(working, root)
+    assert (report.run_ids, report.left_out) == (("a",), {})
+    con = duckdb.connect(str(working), read_only=True)
+    assert con.execute("select distinct fit_seconds from probe_fits").fetchall() == [(None,)]
+    assert con.execute("select now() - created_at < interval 1 hour from runs").fetchall() == [(True,)]
+    con.close()
 
 
 def test_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
@@ -112,9 +142,9 @@ def test_a_changed_run_is_replaced_as_a_whole(root: Location, working: Path) -> 
     write_run(root, "a", features=("digit", "capital"))
     write_run(root, "b")
     load_results(working, root)
-    run_checks(working, ["a", "b"])
+    run_checks(working, ["a", "b"], root)
     others = [row for row in contents(working)["neuron_scores"] if row[0] == "b"]
-    (root / "results" / "probe_supports" / "a").delete()
+    write_fragment(root, "probe_supports", "a", [])
     write_fragment(root, "features", "a", [{"feature": "digit"}])
     write_fragment(root, "neuron_scores", "a", [{"test_mcc": 0.125}])
     assert load_results(working, root).run_ids == ("a",)
@@ -128,45 +158,66 @@ def test_a_changed_run_is_replaced_as_a_whole(root: Location, working: Path) -> 
     con.close()
 
 
-@pytest.mark.parametrize("damage", ["bytes", "missing", "schema", "run_id", "manifest"])
-def test_a_damaged_fragment_is_named_and_the_rest_is_loaded(root: Location, working: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["bytes", "missing file", "missing kind", "manifest", "columns", "run_id"])
+def test_a_run_that_is_not_whole_stays_as_it_was_loaded_and_stops_no_other(
+    root: Location, working: Path, damage: str
+) -> None:
     write_run(root, "a", test_mcc=0.25)
     load_results(working, root)
     before = contents(working)
     write_run(root, "a", test_mcc=0.75)
     write_run(root, "b")
-    folder = Path(root.path) / "results/features/a"
-    name = "part-00000.parquet"
-    if damage == "bytes":
-        (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"x")
-    elif damage == "missing":
-        (folder / name).unlink()
-    elif damage == "schema":
-        (folder / "manifest.json").unlink()
-        write_fragment(root, "runs", "other", [{}])
-        (Path(root.path) / "results/runs/other").rename(Path(root.path) / "results/features/other")
-        folder = Path(root.path) / "results/features/other"
-        write_fragment(root, "runs", "other", [{}])
-    elif damage == "run_id":
-        (folder / "manifest.json").unlink()
-        folder = folder.rename(folder.with_name("renamed"))
-        write_fragment(root, "runs", "renamed", [{}])
-        write_fragment(root, "features", "a", [{}]).filesystem.move(
-            str(Path(root.path) / "results/features/a/manifest.json"), str(folder / "manifest.json")
-        )
-        name = "manifest.json"
-    else:
-        (folder / "manifest.json").write_text("{")
-        name = "manifest.json"
-    with pytest.raises(ArtifactError) as caught:
-        load_results(working, root)
-    assert str(folder / name) in caught.value.message
-    assert caught.value.remedy
-    found = contents(working)
-    assert [row for row in found["neuron_scores"] if row[0] == "b"]
-    if damage in ("bytes", "missing", "manifest"):
-        for kind in found:
-            assert [row for row in found[kind] if row[0] == "a"] == before[kind]
+    folder = Path(root.path) / "results/neuron_scores/a"
+    match damage:
+        case "bytes":
+            flipped = bytearray((folder / "part-00001.parquet").read_bytes())
+            flipped[40] ^= 1
+            (folder / "part-00001.parquet").write_bytes(flipped)
+        case "missing file":
+            (folder / "part-00001.parquet").unlink()
+        case "missing kind":
+            root.filesystem.delete_dir(str(folder))
+        case "manifest":
+            (folder / "manifest.json").write_bytes(b"")
+        case "columns":
+            other = table("neuron_scores", [{"run_id": "a"}]).drop_columns(["neuron"])
+            entry = write_table(root / "results/neuron_scores/a/other.parquet", other, other.schema)
+            write_manifest(
+                root / "results/neuron_scores/a", kind="results/neuron_scores", digest="d", spec={},
+                files={"other.parquet": entry}, facts={"run_id": "a"},
+            )  # fmt: skip
+        case "run_id":
+            write_run(root, "c")
+            (folder.with_name("c") / "part-00001.parquet").replace(folder / "part-00001.parquet")
+            manifest = (folder.with_name("c") / "manifest.json").read_text(encoding="utf-8")
+            (folder / "manifest.json").write_text(manifest.replace('"run_id": "c"', '"run_id": "a"'), encoding="utf-8")
+            (folder / "made.json").unlink()
+    report = load_results(working, root)
+    assert "b" in report.run_ids
+    assert "a" not in report.run_ids
+    assert "a" in report.left_out
+    assert "neuron_scores" in report.left_out["a"].message
+    assert {kind: [row for row in rows if row[0] == "a"] for kind, rows in contents(working).items()} == before
+    write_run(root, "a", test_mcc=0.75)
+    assert load_results(working, root).run_ids == ("a",)
+
+
+def test_a_run_of_an_earlier_version_is_loaded_without_the_columns_that_it_lacks(root: Location, working: Path) -> None:
+    write_run(root, "a")
+    earlier = table("features", [{"run_id": "a"}]).append_column("dropped_since", pa.array([1]))
+    runs = table("runs", [{"run_id": "a", "created_at": datetime(2025, 5, 5, tzinfo=UTC)}])
+    runs = runs.drop_columns(["quantisation_error_bound"])
+    for kind, found in (("features", earlier), ("runs", runs)):
+        folder = root / "results" / kind / "a"
+        entry = write_table(folder / "part-00000.parquet", found, found.schema)
+        write_manifest(folder, kind=f"results/{kind}", digest="d", spec={}, files={"part-00000.parquet": entry},
+                       facts={"run_id": "a"})  # fmt: skip
+    report = load_results(working, root)
+    assert (report.run_ids, report.left_out) == (("a",), {})
+    con = duckdb.connect(str(working), read_only=True)
+    found = con.execute("select quantisation_error_bound, created_at::date::varchar from runs").fetchall()
+    con.close()
+    assert found == [(None, "2025-05-05")]
 
 
 def test_a_run_is_loaded_only_when_it_is_whole(root: Location, working: Path) -> None:
@@ -229,6 +280,64 @@ def test_a_killed_loader_leaves_whole_runs(root: Location, working: Path, tmp_pa
     assert contents(working) == contents(tmp_path / "fresh.duckdb")
 
 
+def specs(**probing: object) -> str:
+    """The specs of a run, as a run records them."""
+    study = {
+        "model": ModelSpec(id="tiny").model_dump(mode="json"),
+        "collection": CollectionSpec(collection="text_features").model_dump(mode="json"),
+        "extraction": ExtractionSpec().model_dump(mode="json"),
+        "probing": ProbingSpec(**probing).model_dump(mode="json"),
+    }
+    return json.dumps(study, sort_keys=True)
+
+
+def without(spec: str, part: str, name: str) -> str:
+    """The specs as a version wrote them that had no field of that name, but one that is no longer known."""
+    found = json.loads(spec)
+    del found[part][name]
+    found[part]["of_old"] = 1
+    return json.dumps(found)
+
+
+def test_a_newer_version_of_a_run_takes_its_place_in_the_rankings_and_nothing_else_does(
+    root: Location, working: Path, tmp_path: Path
+) -> None:
+    """Every feature stood twice in the rankings after an update."""
+    earlier = without(without(specs(), "probing", "shortlist"), "extraction", "next_token")
+    for run_id, spec in (("old", earlier), ("new", specs()), ("other", specs(seed=1))):
+        write_run(root, run_id, features=("digit", "capital"))
+        write_fragment(root, "runs", run_id, [{"spec": spec}])
+        created = datetime(2026, 1, 1 if run_id == "old" else 2, tzinfo=UTC)
+        manifest = (root / "results" / "runs" / run_id / "made.json").read_bytes()
+        made = json.loads(manifest) | {"created_at": created.isoformat()}
+        (root / "results" / "runs" / run_id / "made.json").write_bytes(json.dumps(made).encode())
+    load_results(working, root)
+    run_checks(working, ["old", "new", "other"], root)
+    snapshot = tmp_path / "results.duckdb"
+    publish(working, snapshot)
+    with connect(snapshot) as con:
+        found = con.execute("select run_id, superseded_by from named_runs order by run_id").fetchall()
+        assert found == [("new", None), ("old", "new"), ("other", None)]
+        views = [name for (name,) in con.execute("select view_name from duckdb_views() where not internal").fetchall()]
+        for view in views:
+            columns = [name for (name, *_) in con.execute(f"describe {view}").fetchall()]
+            staging = view in ("named_runs", "shortlisted_neurons", "scored_fits") or view.startswith("check_")
+            if "run_id" in columns and not staging:
+                assert con.execute(f"select count(*) from {view} where run_id = 'old'").fetchall() == [(0,)], view
+        assert {run.run_id for run in reads.runs(con)} == {"new", "other"}
+        assert [(run.run_id, run.superseded_by) for run in reads.superseded_runs(con)] == [("old", "new")]
+    forget_runs(working, ["old"])
+    assert {row[0] for row in contents(working)["neuron_scores"]} == {"new", "other"}
+    assert load_results(working, root).run_ids == ("old",)
+
+
+def damaged(path: Path, share: float) -> None:
+    """Flip a bit at a place of a file."""
+    data = bytearray(path.read_bytes())
+    data[int(share * (len(data) - 1))] ^= 16
+    path.write_bytes(data)
+
+
 def test_an_unusable_working_file_is_rebuilt_from_the_fragments(root: Location, working: Path) -> None:
     write_run(root, "a")
     load_results(working, root)
@@ -239,6 +348,49 @@ def test_an_unusable_working_file_is_rebuilt_from_the_fragments(root: Location, 
     assert report.rebuilt_from is not None
     assert report.rebuilt_from.read_bytes().startswith(b"not a database")
     assert contents(working) == before
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9])
+def test_a_damaged_working_file_is_never_published_and_comes_back_with_all_it_held(
+    root: Location, working: Path, tmp_path: Path, share: float
+) -> None:
+    """One flipped bit in the working database used to be copied over a good snapshot."""
+    for run_id in ("a", "b"):
+        write_run(root, run_id, features=tuple(f"feature-{i}" for i in range(100)))
+    snapshot = tmp_path / "results.duckdb"
+    load_results(working, root)
+    run_checks(working, ["a", "b"], root)
+    set_threshold(working, "latex", "validation_mcc", 0.5)
+    publish(working, snapshot)
+    before, published = contents(working), snapshot.read_bytes()
+    damaged(working, share)
+    with pytest.raises(DamageError) as caught:
+        publish(working, snapshot)
+    assert caught.value.path == str(working)
+    assert snapshot.read_bytes() == published
+    # Its fragments may be gone by now: what was published is known all the same.
+    (root / "results").delete()
+    working_file.move_aside(working)
+    load_results(working, root, snapshot=snapshot)
+    publish(working, snapshot)
+    assert contents(snapshot) == before
+    with connect(snapshot) as con:
+        assert con.execute("select count(*) > 0 from check_results").fetchall() == [(True,)]
+        assert con.execute("select threshold from interest_thresholds where collection = 'latex'").fetchall() == [
+            (0.5,)
+        ]
+
+
+def test_checks_come_back_where_nothing_was_published(root: Location, working: Path) -> None:
+    write_run(root, "a")
+    load_results(working, root)
+    n_checks = len(run_checks(working, ["a"], root))
+    working.write_bytes(b"")
+    working.write_bytes(b"not a database" * 1000)
+    load_results(working, root)
+    assert unchecked_runs(working) == ["a"]
+    assert len(run_checks(working, unchecked_runs(working), root)) == n_checks
+    assert unchecked_runs(working) == []
 
 
 def test_a_working_file_of_other_tables_is_rebuilt_and_keeps_its_thresholds(root: Location, working: Path) -> None:
@@ -276,10 +428,13 @@ def test_the_snapshot_is_whole_and_needs_nothing_of_ours(root: Location, working
     load_results(working, root)
     snapshot = tmp_path / "published" / "results.duckdb"
     snapshot.parent.mkdir()
-    leftover = snapshot.parent / ".tmp-publish-results.duckdb-1234"
-    leftover.write_bytes(b"half a copy")
+    others, leftover = (snapshot.parent / f".tmp-publish-results.duckdb-{name}" for name in ("other", "old"))
+    for path in (others, leftover):
+        path.write_bytes(b"half a copy")
+    os.utime(leftover, (0, 0))
     publish(working, snapshot)
-    assert [path.name for path in snapshot.parent.iterdir()] == ["results.duckdb"]
+    # What another process is writing right now stays; what one left that was killed days ago goes.
+    assert sorted(path.name for path in snapshot.parent.iterdir()) == [others.name, "results.duckdb"]
     client = "import duckdb, sys; con = duckdb.connect(); con.execute(f\"attach '{sys.argv[1]}' as r (read_only)\"); "
     client += "print(con.execute('select feature from r.best_neuron_per_feature').fetchall())"
     output, errors = python(client, snapshot).communicate(timeout=900)
@@ -382,7 +537,8 @@ def test_a_writer_of_the_replaced_snapshot_does_no_harm_by_closing(
 
 READER = """
 import sys
-from sparse_probing.warehouse import connect, loading
+from sparse_probing.warehouse import connect, loading, reads
+from sparse_probing.warehouse import working as working_file
 versions = set()
 held = connect(sys.argv[1])
 first = held.execute("select study from runs").fetchall()
@@ -443,7 +599,7 @@ def test_an_error_of_the_surroundings_moves_no_sound_database_aside(
     def fails(path: Path) -> duckdb.DuckDBPyConnection:
         raise error
 
-    monkeypatch.setattr(loading, "open_working", fails)
+    monkeypatch.setattr(working_file, "open_working", fails)
     with pytest.raises(ArtifactError, match="left as it is"):
         load_results(working, root)
     assert [path.name for path in working.parent.iterdir() if path.name.startswith(working.name)] == [working.name]

@@ -1,0 +1,87 @@
+"""What of a data folder nobody needs any more, and freeing it on request. Nothing is freed by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow.fs as pafs
+
+from sparse_probing import config
+from sparse_probing.schemas import RESULT_KINDS
+from sparse_probing.settings import load_settings
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.results import run_folder
+from sparse_probing.store.soundness import SET_ASIDE
+from tasks.references import data_root
+from tasks.warehouse import forget_and_publish
+
+if TYPE_CHECKING:
+    from sparse_probing.warehouse.reads import Run
+
+
+@dataclass(frozen=True)
+class Freeable:
+    """A file or folder that can go.
+
+    Attributes
+    ----------
+    why:
+        What became of it, in words.
+    run_id:
+        The superseded run whose results it holds; None where it holds none.
+    """
+
+    location: Location
+    why: str
+    size_bytes: int
+    run_id: str | None = None
+
+
+def find_freeable() -> list[Freeable]:
+    """Results of superseded runs, what only such runs were made from, and what was set aside because it was damaged."""
+    from sparse_probing.warehouse import connect, reads
+
+    root, settings = data_root(), load_settings()
+    found: list[Freeable] = []
+    if settings.snapshot_path.is_file():
+        with connect(settings.snapshot_path) as connection:
+            current, superseded = reads.runs(connection), reads.superseded_runs(connection)
+        for run in superseded:
+            why = f"superseded by run {run.superseded_by}"
+            folders = [run_folder(root, kind, run.run_id) for kind in RESULT_KINDS]
+            found += [_freeable(folder, why, run.run_id) for folder in folders if folder.exists()]
+        used = {path for run in current for path in _made_from(root, run)}
+        for path in sorted({path for run in superseded for path in _made_from(root, run)} - used):
+            found.append(_freeable(Location(root.filesystem, path), "used by superseded runs alone"))
+    found += [_freeable(child, "was damaged") for child in (root / SET_ASIDE).children()]
+    local = Location.open(settings.local_dir)
+    databases = [child for child in local.children() if ".unusable-" in child.name]
+    return found + [_freeable(child, "a results database that could not be used") for child in databases]
+
+
+def free(found: Sequence[Freeable]) -> None:
+    """Delete what was found; superseded runs leave the published database first."""
+    run_ids = sorted({one.run_id for one in found if one.run_id is not None})
+    # In this order: a run whose fragments are gone would stay published.
+    if run_ids:
+        forget_and_publish(run_ids)
+    for one in found:
+        one.location.delete()
+
+
+def _made_from(root: Location, run: Run) -> Iterator[str]:
+    """Paths of a run's dataset and activations."""
+    dataset, activations = config.short(run.dataset_digest), config.short(run.activations_digest)
+    folders = [root / "datasets" / f"{run.collection}-{dataset}"]
+    folders += [model / f"{dataset}-{activations}" for model in (root / "activations").children()]
+    yield from (folder.path for folder in folders if folder.exists())
+
+
+def _freeable(location: Location, why: str, run_id: str | None = None) -> Freeable:
+    info = location.filesystem.get_file_info(location.path)
+    inside = [info]
+    if info.type == pafs.FileType.Directory:
+        inside = location.filesystem.get_file_info(pafs.FileSelector(location.path, recursive=True))
+    return Freeable(location, why, sum(one.size or 0 for one in inside), run_id)
