@@ -23,6 +23,7 @@ from sparse_probing.errors import InputError
 from sparse_probing.settings import Settings
 
 USER = "sparse-probing"
+BUSY_SECONDS = 20.0
 
 
 def password_file(settings: Settings) -> Path:
@@ -122,7 +123,8 @@ def running_server(settings: Settings) -> Server | None:
         If the server has a password whose file is gone, or could be read by others.
     """
     state = read_state(settings)
-    if not listens(state) or not answers(str(state["api_url"])):
+    # It lives and listens, so it answers when it is less busy.
+    if not listens(state) or not answers(str(state["api_url"]), timeout_seconds=BUSY_SECONDS):
         return None
     path = password_file(settings)
     known = _private_text(path) if state.get("protected") else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -15,6 +16,9 @@ from flows.surroundings import prefect_setting
 from sparse_probing.errors import InputError, SparseProbingError
 
 ASK_SECONDS = 30.0
+# Too much to do at the moment: as Prefect's own clients, ask again after 1, 2, 4 … s.
+BUSY = (429, 502, 503)
+TRIES = 6
 PASSWORD_FILE = "prefect-password"
 
 
@@ -58,14 +62,14 @@ class Server:
             If it does not answer, or answers with an error.
         """
         try:
-            return self._send(path, body, method)
+            return self._send_until_done(path, body, method)
         except urllib.error.HTTPError as error:
             raise self._refusal(error.code, path, _detail(error)) from error
 
     def find(self, path: str) -> Any:
         """What the API answers to GET; None if there is no such thing. Raises as `ask` does."""
         try:
-            return self._send(path, None, None)
+            return self._send_until_done(path, None, None)
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
@@ -78,6 +82,16 @@ class Server:
         except SparseProbingError:
             return False
         return True
+
+    def _send_until_done(self, path: str, body: Any, method: str | None) -> Any:
+        for n_tried in range(1, TRIES):
+            try:
+                return self._send(path, body, method)
+            except urllib.error.HTTPError as error:
+                if error.code not in BUSY:
+                    raise
+                time.sleep(2.0 ** (n_tried - 1))
+        return self._send(path, body, method)
 
     def _send(self, path: str, body: Any, method: str | None) -> Any:
         changes = body is not None or method not in (None, "GET")

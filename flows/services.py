@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from flows.own_server import (
     state_file,
     write_state,
 )
-from flows.pool import POOL, PROJECT, child_environment, deploy_all, need_checkout
+from flows.pool import POOL, POOL_TYPE, PROJECT, child_environment, deploy_all, need_checkout
 from flows.server_api import Server
 from flows.surroundings import PATIENCE, answers, server_in_use
 from sparse_probing.errors import InputError, SparseProbingError
@@ -41,12 +42,16 @@ START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 
 
-def _worker_online(server: Server) -> bool:
+def _worker_online(server: Server, since: datetime) -> bool:
+    """Whether a worker gave a sign of life since then: one that was killed stays online in the server's eyes for a while."""
     try:
         workers = server.ask(f"work_pools/{POOL}/workers/filter", {})
     except SparseProbingError:
         return False
-    return any(worker["status"] == "ONLINE" for worker in workers)
+    return any(
+        worker["status"] == "ONLINE" and datetime.fromisoformat(worker["last_heartbeat_time"]) > since
+        for worker in workers
+    )
 
 
 def _start(command: list[str], log: Path, environment: dict[str, str]) -> dict[str, Any]:
@@ -100,10 +105,13 @@ def up(settings: Settings, *, port: int) -> int:
     deploy_all(server, environment)
     if process(state, "worker") is None:
         _say(f"Worker    starting; its log is {logs / 'worker.log'}")
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "local"]
+        # With its type it needs no server to start, should that be away again.
+        arguments = ["--pool", POOL, "--type", POOL_TYPE, "--name", "local"]
+        command = [sys.executable, "-m", "prefect", "worker", "start", *arguments]
+        began = datetime.now(UTC)
         state["worker"] = _start(command, logs / "worker.log", environment)
         write_state(settings, state)
-        _wait("Worker", lambda: _worker_online(server), state, "worker", logs)
+        _wait("Worker", lambda: _worker_online(server, began), state, "worker", logs)
     _say(f"Worker    at work in pool {POOL}")
     _say("Next:")
     _say(f"  export PREFECT_API_URL={server.api_url}")

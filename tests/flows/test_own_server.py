@@ -17,14 +17,14 @@ import pytest
 from flows import own_server
 from flows.own_server import enter_server, password, password_file, server_at, state_file, write_state
 from flows.server_api import Server
-from flows.surroundings import PATIENCE, prefect_setting
+from flows.surroundings import PATIENCE, check_prefect, prefect_setting
 from sparse_probing.errors import InputError, SparseProbingError
 from sparse_probing.settings import Settings
 
 # A server of another process that answers as Prefect's does, and notes what it is sent.
 PLAYED = """
 import http.server, json, sys
-token, secret, log = "t0", sys.argv[1], sys.argv[2]
+token, secret, log, busy = "t0", sys.argv[1], sys.argv[2], []
 class Played(http.server.BaseHTTPRequestHandler):
     def reply(self, code, body):
         self.send_response(code)
@@ -43,6 +43,9 @@ class Played(http.server.BaseHTTPRequestHandler):
             return self.reply(403, {"detail": "Missing CSRF token."})
         if self.path == "/api/nothing":
             return self.reply(404, {"detail": "Not found"})
+        if self.path == "/api/busy":
+            busy.append(1)
+            return self.reply(200 if len(busy) > 2 else 503, "done")
         if self.path == "/api/broken":
             return self.reply(500, {"exception_message": "It broke."})
         self.reply(200, "ok")
@@ -201,6 +204,7 @@ def test_changes_carry_a_csrf_token_and_errors_are_one_line(settings: Settings, 
     assert server.ask("x", {"active": True}, method="PATCH") == "ok"
     assert [method for method, path, _ in own.sent() if "csrf" in path or path == "/api/x"] == ["GET", "PATCH"]
     assert server.find("nothing") is None
+    assert server.ask("busy") == "done", "asked again until it was not too busy"
     with pytest.raises(SparseProbingError, match=r"answers 500 to broken: It broke\."):
         server.ask("broken")
     with pytest.raises(SparseProbingError, match="does not answer"):
@@ -214,12 +218,13 @@ def test_the_remedy_for_a_wrong_password_says_who_gave_it(
     monkeypatch.setenv("PREFECT_API_URL", other.api_url)
     for given, expected in (("lab:wrong", "does not accept what PREFECT_API_AUTH_STRING gives"), ("", "asks for")):
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", given)
-        from flows.surroundings import check_prefect
-
         with pytest.raises(InputError, match=expected) as caught:
             check_prefect()
         assert "\n" not in str(caught.value)
         assert "PREFECT_API_AUTH_STRING" in caught.value.remedy
+    # A key alone is Prefect Cloud's to judge.
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_key")
+    check_prefect()
     # What the remedy says works.
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "lab:secret")
     check_prefect()

@@ -295,7 +295,9 @@ def test_a_worker_that_outlives_its_server_is_kept_or_stopped_and_never_lost(ser
     again = cli("up", "--port", str(services.port), data=services.data)
     assert again.returncode == 0, again.stderr
     after = read_state(services.settings)
-    assert after["worker"] == before["worker"]
+    assert after["worker"] == before["worker"], (
+        again.stdout + (services.data / "logs" / "worker.log").read_text()[-3000:]
+    )
     assert after["server"] != before["server"]
     assert worker.is_running()
     # At another address it would never find the server.
