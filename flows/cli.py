@@ -472,6 +472,10 @@ def _check(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _repair(settings: Settings) -> int:
+    from flows.own_server import enter_server
+
+    # Before Prefect is imported, which reads its settings once.
+    enter_server(settings)
     from tasks.progress import show_progress
     from tasks.repair import find_and_set_aside, studies_to_repeat
     from tasks.warehouse import publish_again

@@ -29,16 +29,12 @@ _LEFTOVER_SECONDS = 86_400.0
 _DISK_FULL = os.strerror(errno.ENOSPC)
 # Tables that fragments and checks fill, and those that say what was loaded and what a user decided.
 _CARRIED = (*schemas.TABLES, "loaded_fragments", "interest_thresholds")
-# Errors of a statement, not of a file.
-_OF_STATEMENTS = (
-    duckdb.OutOfMemoryException,
-    duckdb.InterruptException,
-    duckdb.BinderException,
-    duckdb.ParserException,
-    duckdb.CatalogException,
-    duckdb.ConversionException,
-    duckdb.ConstraintException,
-    duckdb.PermissionException,
+# Errors of a file; a checksum that differs is of no type of its own.
+_OF_FILES = (
+    duckdb.IOException,
+    duckdb.FatalException,
+    duckdb.InternalException,
+    duckdb.SerializationException,
 )
 
 
@@ -235,7 +231,7 @@ def _is_full_disk(error: BaseException) -> bool:
 
 def is_damaged(working: Path, error: BaseException) -> bool:
     """Whether the file is to blame: it can be read and written, and a new database at its side can be made and used."""
-    if not isinstance(error, duckdb.Error) or isinstance(error, _OF_STATEMENTS):
+    if not _is_of_a_file(error):
         return False
     beside = working.with_name(f"{TEMPORARY_PREFIX}{working.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -251,3 +247,10 @@ def is_damaged(working: Path, error: BaseException) -> bool:
         return False
     finally:
         discard(beside)
+
+
+def _is_of_a_file(error: BaseException) -> bool:
+    """Whether it all began with what DuckDB found in a file."""
+    earlier = error.__cause__ or error.__context__
+    mine = isinstance(error, _OF_FILES) or type(error) is duckdb.Error
+    return mine or (earlier is not None and _is_of_a_file(earlier))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.soundness import artifacts, find_damage
@@ -131,8 +132,16 @@ def test_equal_studies_at_once_leave_the_same_bytes_as_one_elsewhere(
     assert not (data / "set_aside").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("place", PLACES)
+def sweep() -> list[ParameterSet]:
+    """Every kind of damage at every place; those beyond one kind a place, in turn, are slow."""
+    return [
+        pytest.param(place, kind, marks=[] if i % 3 == j else pytest.mark.slow, id=f"{place} {kind}")
+        for i, place in enumerate(PLACES)
+        for j, kind in enumerate(KINDS)
+    ]
+
+
+@pytest.mark.parametrize(("place", "kind"), sweep())
 def test_the_next_study_makes_it_anew(place: str, kind: str, finished: Path, studies, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(finished, data, copy_function=shutil.copy2)
