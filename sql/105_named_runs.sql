@@ -2,7 +2,7 @@
 -- model: its short name; where other models have that too, the last parts of the id that tell it from them (a/final, b/final).
 -- revision: as the model's source calls it; where other weights were once found under it (a folder was overwritten), with the
 -- first digits of the weights' digest. Both hold within this database.
--- superseded_by: the newest run that answers the same question, where that is another; rankings and comparisons leave such runs out.
+-- superseded_by: the newest run that answers the same question, where that is another; rankings and checks leave such runs out.
 -- training_step: the number that ends the revision as the study asked for it (step1000), which a commit or a version has not.
 create view named_runs as
 with identified as (

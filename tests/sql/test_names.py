@@ -19,6 +19,7 @@ from tests.sql.rows import DEFAULTS, database
 GLOSSARY = {
     "model_id": "what the profile names as the model",
     "training_step": "number that ends the revision",
+    "superseded_by": "newer run that answers the same question",
     "series_id": "checkpoints of one model that can be compared",
     "position_in_series": "place of a checkpoint in the order of training",
     "threshold": "activation at which a neuron's logistic regression is undecided",
