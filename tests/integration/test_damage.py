@@ -7,11 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from _pytest.mark.structures import ParameterSet
 
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.soundness import artifacts, find_damage
@@ -75,31 +74,43 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cli, tiny_profile: Path) 
     return data
 
 
-@pytest.fixture(scope="module")
-def studies(prefect_environment: dict[str, str], prefect_server: str, tiny_profile: Path):
-    """A process that runs the study in one data folder after the other: starting one for each takes longer than a study."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tiny_profile)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=ROOT,
-        env=prefect_environment | {"PREFECT_API_URL": prefect_server},
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
+Studies = Callable[[list[Path]], list[list[str]]]
 
-    def run(data: Path) -> list[str]:
-        child.stdin.write(json.dumps(str(data)) + "\n")
-        child.stdin.flush()
-        answer = json.loads(child.stdout.readline())
-        assert "error" not in answer, answer
-        return answer["said"]
+
+@pytest.fixture(scope="module")
+def studies(prefect_environment: dict[str, str], prefect_server: str, tiny_profile: Path) -> Iterator[Studies]:
+    """Run the study in up to three data folders at once, in a process each that stays: starting one takes longer than a study.
+
+    Returns what each said beside its progress.
+    """
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tiny_profile)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+            env=prefect_environment | {"PREFECT_API_URL": prefect_server},
+        )
+        for _ in KINDS
+    ]
+
+    def run(folders: list[Path]) -> list[list[str]]:
+        for child, data in zip(children, folders, strict=False):
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(str(data)) + "\n")
+            child.stdin.flush()
+        answers = [
+            json.loads(child.stdout.readline()) for child, _ in zip(children, folders, strict=False) if child.stdout
+        ]
+        assert [answer["error"] for answer in answers if "error" in answer] == []
+        return [answer["said"] for answer in answers]
 
     yield run
-    child.communicate()
-    assert child.returncode == 0
+    for child in children:
+        child.communicate()
+        assert child.returncode == 0
 
 
 def digested(data: Path) -> dict[str, bytes]:
@@ -113,48 +124,29 @@ def digested(data: Path) -> dict[str, bytes]:
 
 
 def test_equal_studies_at_once_leave_the_same_bytes_as_one_elsewhere(
-    finished: Path, tmp_path: Path, prefect_environment: dict[str, str], prefect_server: str, tiny_profile: Path
+    finished: Path, tmp_path: Path, studies: Studies
 ) -> None:
     data = tmp_path / "data"
-    command = [sys.executable, "-m", "flows.cli", "--data", str(data), "study", "--profile", str(tiny_profile)]
-    environment = prefect_environment | {"PREFECT_API_URL": prefect_server}
-    both = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for _ in range(2)
-    ]
-    for child in both:
-        output, _ = child.communicate(timeout=900)
-        assert child.returncode == 0, output
+    assert not [line for said in studies([data, data]) for line in said if "Warning" in line]
     assert digested(data) == digested(finished)
     assert contents(data) == contents(finished)
     assert not (data / "set_aside").exists()
 
 
-def sweep() -> list[ParameterSet]:
-    """Every kind of damage at every place; those beyond one kind a place, in turn, are slow."""
-    return [
-        pytest.param(place, kind, marks=[] if i % 3 == j else pytest.mark.slow, id=f"{place} {kind}")
-        for i, place in enumerate(PLACES)
-        for j, kind in enumerate(KINDS)
-    ]
-
-
-@pytest.mark.parametrize(("place", "kind"), sweep())
-def test_the_next_study_makes_it_anew(place: str, kind: str, finished: Path, studies, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(finished, data, copy_function=shutil.copy2)
-    damage(sorted(data.glob(PLACES[place]))[-1], kind)
-    said = studies(data)
-    assert contents(data) == contents(finished)
-    assert digested(data) == digested(finished)
-    assert [found for folder in artifacts(Location.open(data)) if (found := find_damage(folder, every_byte=True))] == []
-    # What was deleted as a whole is simply missing; the published database is replaced by each study.
-    if place != "the published database" and not (
-        kind == "deleted" and place.startswith(("the manifest", "the working"))
-    ):
-        assert said, "it was made anew without a word"
+@pytest.mark.parametrize("place", PLACES)
+def test_the_next_study_makes_it_anew(place: str, finished: Path, studies: Studies, tmp_path: Path) -> None:
+    folders = [tmp_path / kind for kind in KINDS]
+    for kind, data in zip(KINDS, folders, strict=True):
+        shutil.copytree(finished, data, copy_function=shutil.copy2)
+        damage(sorted(data.glob(PLACES[place]))[-1], kind)
+    for kind, data, said in zip(KINDS, folders, studies(folders), strict=True):
+        assert contents(data) == contents(finished), kind
+        assert digested(data) == digested(finished), kind
+        assert [one for folder in artifacts(Location.open(data)) if (one := find_damage(folder, every_byte=True))] == []
+        # What was deleted as a whole is simply missing; the published database is replaced by each study.
+        silent = kind == "deleted" and place.startswith(("the manifest", "the working"))
+        if place != "the published database" and not silent:
+            assert said, f"{kind}: it was made anew without a word"
 
 
 def test_repair_finds_what_no_size_and_time_tells_and_gc_frees_what_was_set_aside(
