@@ -96,7 +96,10 @@ def test_every_command_in_the_guides_is_one(path: Path) -> None:
     commands += re.findall(r"`(sparse-probing [a-z][^`…]*)`", text)
     for command in commands:
         words = shlex.split(command, comments=True)[1:]
-        if words[0] in ("demo", "up", "down", "deploy", "report", "collections") or len(words) > 1:
+        if (
+            words[0] in ("demo", "up", "down", "deploy", "report", "collections", "check", "repair", "gc")
+            or len(words) > 1
+        ):
             build_parser().parse_args([re.sub(r"^[IiNn]/[Nn]$", "0/2", word) for word in words])
 
 
