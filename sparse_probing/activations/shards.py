@@ -144,13 +144,19 @@ class ShardStore:
                 compression="none" if staged else COMPRESSION,
                 compression_level=None if staged else COMPRESSION_LEVEL,
                 use_dictionary=False,
+                durable=False,
             )
 
         indices = range(len(self.columns.layers))
         entries: Iterable[tuple[str, FileEntry]] = executor.map(write, indices) if executor else map(write, indices)
         files = dict(entries)
         if losses is not None:
-            write_table(self._losses(shard), self._losses_table(losses()), _LOSSES)
+            write_table(self._losses(shard), self._losses_table(losses()), _LOSSES, durable=False)
+            self._losses(shard).to_disk()
+        if not staged:
+            # Before anything vouches for them; what is lost of staged files is staged again.
+            for name in files:
+                (base / name).to_disk()
         marker = Marker(files=files, batch_tokens=batch_tokens, seconds=seconds())
         self._marker(shard, staged).write_bytes(marker.to_json())
 

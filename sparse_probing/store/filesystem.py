@@ -103,8 +103,13 @@ class Location:
         except FileNotFoundError as error:
             raise DamageError(f"{self.path} is missing.", path=self.path) from error
 
-    def write_bytes(self, data: bytes | pa.Buffer) -> None:
-        """Write the file atomically and durably: under a temporary name, then renamed over whatever was there.
+    def write_bytes(self, data: bytes | pa.Buffer, *, durable: bool = True) -> None:
+        """Write the file atomically: under a temporary name, then renamed over whatever was there.
+
+        Parameters
+        ----------
+        durable:
+            Return only when it would survive a power failure, on a local disk. If not, `to_disk` does that later.
 
         Raises
         ------
@@ -121,18 +126,37 @@ class Location:
             with self.filesystem.open_output_stream(temporary) as stream:
                 stream.write(data)
             if self.is_local:
-                sync(Path(temporary))
+                if durable:
+                    sync(Path(temporary))
                 os.replace(temporary, self.path)
-                sync(Path(parent))
+                if durable:
+                    sync(Path(parent))
             else:
                 self.filesystem.move(temporary, self.path)
         except OSError as error:
             if self.filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
                 self.filesystem.delete_file(temporary)
-            raise ArtifactError(
-                f"Cannot write {self.path}: {error}.",
-                remedy="Free space or choose another data folder, then run again.",
-            ) from error
+            raise self._unwritable(error) from error
+
+    def to_disk(self) -> None:
+        """Bring the bytes of a file to the disk that was not written durably; nothing to do but on a local one.
+
+        Raises
+        ------
+        ArtifactError
+            If the disk has no room for them, or the file is gone.
+        """
+        if self.is_local:
+            try:
+                sync(Path(self.path))
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ArtifactError:
+        return ArtifactError(
+            f"Cannot write {self.path}: {error}.",
+            remedy="Free space or choose another data folder, then run again.",
+        )
 
     def keep_first(self, decide: Callable[[], str]) -> str:
         """The text in this file; where there is no such file, what `decide` says is written to it first.

@@ -21,8 +21,9 @@ def write_table(
     compression_level: int | None = None,
     use_dictionary: bool | list[str] = True,
     row_group_rows: int = 1 << 17,
+    durable: bool = True,
 ) -> FileEntry:
-    """Write a table atomically and return its entry for the manifest.
+    """Write a table atomically and return its entry for the manifest; `durable` as in `Location.write_bytes`.
 
     Raises
     ------
@@ -49,7 +50,7 @@ def write_table(
         write_page_checksum=True,
     )
     buffer = sink.getvalue()
-    location.write_bytes(buffer)
+    location.write_bytes(buffer, durable=durable)
     return FileEntry(sha256=hashlib.sha256(buffer).hexdigest(), size_bytes=buffer.size, n_rows=table.num_rows)
 
 

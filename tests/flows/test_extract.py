@@ -41,7 +41,7 @@ def files(data: Path) -> dict[str, bytes]:
         str(path.relative_to(data)): path.read_bytes()
         for folder in ("activations", "datasets")
         for path in sorted((data / folder).rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != "made.json"
     }
 
 

@@ -219,7 +219,7 @@ def test_what_checks_record(tmp_path: Path, disk: Disk, monkeypatch: pytest.Monk
     load_results(working, root)
     first = checks.run_checks(working, ["a"], root)[0]
     before = contents(working)["check_results"]
-    many = [replace(first, run_id=f"r{i}", detail="word " * 200) for i in range(5000)]
+    many = [replace(first, run_id=f"r{i}", detail="word " * 200) for i in range(1500)]
     monkeypatch.setattr(checks, "_check_views", lambda *arguments: many)
     monkeypatch.setattr(checks, "_check_entering_frames", lambda *arguments: [])
     used = sum(path.stat().st_blocks * 512 for path in disk.folder.rglob("*"))

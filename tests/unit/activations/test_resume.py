@@ -43,7 +43,7 @@ def attempt(root, n_shards, delay):
     before, due = markers(root), None
     child = os.fork()
     if child == 0:
-        faulthandler.dump_traceback_later(60, exit=True)
+        faulthandler.dump_traceback_later(600, exit=True)
         try:
             resolved = resolve_model(ModelSpec(id=model, name="tiny"), models_dir=pathlib.Path(model).parent / "models")
             # The quiet run, which all others are compared with, makes each artifact alone.

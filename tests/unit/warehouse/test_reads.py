@@ -53,6 +53,6 @@ def test_a_snapshot_of_another_version_is_told(tmp_path: Path) -> None:
         con.execute("create table other (a int)")
     with (
         connect(tmp_path / "old.duckdb") as con,
-        pytest.raises(InputError, match="another version: load the results again"),
+        pytest.raises(InputError, match="Publish it again: sparse-probing repair"),
     ):
         reads.runs(con)
