@@ -72,9 +72,9 @@ def deploy_all(server: Server, environment: dict[str, str]) -> None:
     A pool's settings, and schedules turned on, stay as they are; what a run may override does not.
     """
     make_pool(server)
-    _say(f"Pool      {POOL}: one extraction at a time on each machine")
+    say(f"Pool      {POOL}: one extraction at a time on each machine")
     make_automation(server)
-    _say(f"Crashes   a run without a sign of life for {SILENT_SECONDS / 60:.0f} min is marked as crashed")
+    say(f"Crashes   a run without a sign of life for {SILENT_SECONDS / 60:.0f} min is marked as crashed")
     turned_on = _active_schedules(server)
     run_prefect("--no-prompt", "deploy", "--all", environment=environment)
     off = []
@@ -85,9 +85,9 @@ def deploy_all(server: Server, environment: dict[str, str]) -> None:
                 server.ask(path, {"active": True}, method="PATCH")
             elif not schedule["active"]:
                 off.append(deployment["name"])
-    _say("Deployed  study/study and study/study-nightly")
+    say("Deployed  study/study and study/study-nightly")
     if off:
-        _say(f"Schedule  of {', '.join(off)} is off; turn it on in the browser, on the deployment's page")
+        say(f"Schedule  of {', '.join(off)} is off; turn it on in the browser, on the deployment's page")
 
 
 def make_pool(server: Server) -> None:
@@ -97,12 +97,12 @@ def make_pool(server: Server) -> None:
         server.ask("work_pools/", {"name": POOL, "type": POOL_TYPE, "base_job_template": TEMPLATE})
         return
     if found["type"] != POOL_TYPE:
-        _say(f"Pool      {POOL} is of type {found['type']}: what a run may override there is left as it is")
+        say(f"Pool      {POOL} is of type {found['type']}: what a run may override there is left as it is")
         return
     closed = closed_template(found["base_job_template"])
     if closed != found["base_job_template"]:
         server.ask(f"work_pools/{POOL}", {"base_job_template": closed}, method="PATCH")
-        _say(f"Pool      {POOL}: runs can no longer override anything but {', '.join(HARMLESS)}")
+        say(f"Pool      {POOL}: runs can no longer override anything but {', '.join(HARMLESS)}")
 
 
 def make_automation(server: Server) -> None:
@@ -219,6 +219,7 @@ def _active_schedules(server: Server) -> set[tuple[str, str]]:
     }
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line for whoever ran the command."""
     # At once, also into a pipe: whoever watches shall see that something happens.
     print(text, flush=True)

@@ -31,7 +31,7 @@ from flows.own_server import (
     state_file,
     write_state,
 )
-from flows.pool import POOL, POOL_TYPE, PROJECT, child_environment, deploy_all, need_checkout
+from flows.pool import POOL, POOL_TYPE, PROJECT, child_environment, deploy_all, need_checkout, say
 from flows.server_api import Server
 from flows.surroundings import PATIENCE, answers, server_in_use
 from sparse_probing.errors import InputError, SparseProbingError
@@ -89,22 +89,22 @@ def up(settings: Settings, *, port: int) -> int:
         state = {"api_url": f"http://127.0.0.1:{port}/api", "protected": True}
         server = Server(str(state["api_url"]), password(settings), source=str(password_file(settings)))
         state |= _left_worker(left, server, settings)
-        _say(f"Server    starting; its log is {logs / 'server.log'}")
+        say(f"Server    starting; its log is {logs / 'server.log'}")
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         state["server"] = _start(command, logs / "server.log", _server_environment(server))
         write_state(settings, state)
         # The password goes to nobody who only came to have the port.
         _wait("Server", lambda: answers(server.api_url) and listens(state), state, "server", logs)
-    _say(f"Server    {server.api_url.removesuffix('/api')}")
+    say(f"Server    {server.api_url.removesuffix('/api')}")
     if state.get("protected"):
-        _say(f"Password  in {password_file(settings)}; the page in the browser asks for what is in there")
+        say(f"Password  in {password_file(settings)}; the page in the browser asks for what is in there")
     else:
-        _say("Server    open to everyone on this machine, and to web pages: an older version started it.")
-        _say("          To protect it: sparse-probing down, then sparse-probing up")
+        say("Server    open to everyone on this machine, and to web pages: an older version started it.")
+        say("          To protect it: sparse-probing down, then sparse-probing up")
     environment = dict([PATIENCE]) | os.environ | _worker_environment(server, settings)
     deploy_all(server, environment)
     if process(state, "worker") is None:
-        _say(f"Worker    starting; its log is {logs / 'worker.log'}")
+        say(f"Worker    starting; its log is {logs / 'worker.log'}")
         # With its type it needs no server to start, should that be away again.
         arguments = ["--pool", POOL, "--type", POOL_TYPE, "--name", "local"]
         command = [sys.executable, "-m", "prefect", "worker", "start", *arguments]
@@ -112,14 +112,14 @@ def up(settings: Settings, *, port: int) -> int:
         state["worker"] = _start(command, logs / "worker.log", environment)
         write_state(settings, state)
         _wait("Worker", lambda: _worker_online(server, began), state, "worker", logs)
-    _say(f"Worker    at work in pool {POOL}")
-    _say("Next:")
-    _say(f"  export PREFECT_API_URL={server.api_url}")
+    say(f"Worker    at work in pool {POOL}")
+    say("Next:")
+    say(f"  export PREFECT_API_URL={server.api_url}")
     if state.get("protected"):
-        _say(f'  export PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(password_file(settings)))})"')
-    _say("  prefect deployment run study/study --param profile=demo")
-    _say("  sparse-probing study --profile demo     # uses this server, and finds its password")
-    _say("  sparse-probing down")
+        say(f'  export PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(password_file(settings)))})"')
+    say("  prefect deployment run study/study --param profile=demo")
+    say("  sparse-probing study --profile demo     # uses this server, and finds its password")
+    say("  sparse-probing down")
     return 0
 
 
@@ -143,9 +143,9 @@ def _left_worker(state: dict[str, Any], server: Server, settings: Settings) -> d
     except psutil.Error:
         known = {}
     if all(known.get(name) == value for name, value in _worker_environment(server, settings).items()):
-        _say(f"Worker    (process {found.pid}) outlived its server, and waits for the new one")
+        say(f"Worker    (process {found.pid}) outlived its server, and waits for the new one")
         return {"worker": state["worker"]}
-    _say(f"Worker    (process {found.pid}) outlived its server at {state['api_url']}: stopping it")
+    say(f"Worker    (process {found.pid}) outlived its server at {state['api_url']}: stopping it")
     _stop(found, signal.SIGINT)
     return {}
 
@@ -194,15 +194,15 @@ def deploy(settings: Settings) -> int:
         )
     server = server_at(api_url, settings)
     if server.is_open():
-        _say(f"Server    {api_url} asks for no password: whoever reaches it can make its workers run commands.")
-        _say("          How to close it: docs/servers.md")
+        say(f"Server    {api_url} asks for no password: whoever reaches it can make its workers run commands.")
+        say("          How to close it: docs/servers.md")
     deploy_all(server, child_environment(server))
-    _say("Next:")
-    _say(f"  export PREFECT_API_URL={api_url}")
+    say("Next:")
+    say(f"  export PREFECT_API_URL={api_url}")
     if server.password:
-        _say("  export PREFECT_API_AUTH_STRING=…        # the server's user:password, from a file of mode 600")
-    _say(f"  prefect worker start --pool {POOL}      # on each machine that shall work")
-    _say("  prefect deployment run study/study --param profile=demo")
+        say("  export PREFECT_API_AUTH_STRING=…        # the server's user:password, from a file of mode 600")
+    say(f"  prefect worker start --pool {POOL}      # on each machine that shall work")
+    say("  prefect deployment run study/study --param profile=demo")
     return 0
 
 
@@ -224,13 +224,8 @@ def _wait(what: str, ready: Callable[[], bool], state: dict[str, Any], name: str
             raise SparseProbingError(f"The {name} did not start.", remedy=f"See {logs / f'{name}.log'}.")
         if now - said >= WORD_SECONDS:
             said = now
-            _say(f"{what:<9} not ready yet, after {now - began:.0f} s")
+            say(f"{what:<9} not ready yet, after {now - began:.0f} s")
         time.sleep(0.5)
-
-
-def _say(text: str) -> None:
-    # At once, also into a pipe: whoever watches shall see that something happens.
-    print(text, flush=True)
 
 
 def down(settings: Settings) -> int:

@@ -352,6 +352,16 @@ def short(full_digest: str) -> str:
     return full_digest[:12]
 
 
+def dataset_name(collection: str, dataset_digest: str) -> str:
+    """Name of a dataset's folder under ``datasets/``."""
+    return f"{collection}-{short(dataset_digest)}"
+
+
+def activations_name(dataset_digest: str, activations_digest: str) -> str:
+    """Name of an activations artifact's folder under its model's in ``activations/``."""
+    return f"{short(dataset_digest)}-{short(activations_digest)}"
+
+
 def profile_names() -> list[str]:
     """Names of the profiles that come with the package."""
     return sorted(path.stem for path in PROFILES_DIR.glob("*.toml"))

@@ -73,9 +73,9 @@ def free(found: Sequence[Freeable]) -> None:
 
 def _made_from(root: Location, run: Run) -> Iterator[str]:
     """Paths of a run's dataset and activations."""
-    dataset, activations = config.short(run.dataset_digest), config.short(run.activations_digest)
-    folders = [root / "datasets" / f"{run.collection}-{dataset}"]
-    folders += [model / f"{dataset}-{activations}" for model in (root / "activations").children()]
+    folders = [root / "datasets" / config.dataset_name(run.collection, run.dataset_digest)]
+    name = config.activations_name(run.dataset_digest, run.activations_digest)
+    folders += [model / name for model in (root / "activations").children()]
     yield from (folder.path for folder in folders if folder.exists())
 
 

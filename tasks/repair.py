@@ -56,7 +56,7 @@ def _set_aside_damaged(folder: Location, *, digest: str | None = None, every_byt
     if damage is None:
         return False
     moved = soundness.set_aside(data_root(), folder)
-    say_and_log(f"Warning: {damage.found} Its artifact was moved to {moved}, and is made anew.")
+    say_and_log(f"Warning: {damage} Its artifact was moved to {moved}, and is made anew.")
     return True
 
 
@@ -118,8 +118,11 @@ def studies_to_repeat(paths: Sequence[str]) -> tuple[list[StudySpec], list[str]]
 
 def _is_of(path: str, run: Run) -> bool:
     """Whether a run was made from an artifact, or is one."""
-    dataset, activations = config.short(run.dataset_digest), config.short(run.activations_digest)
-    return path.endswith((f"/{run.collection}-{dataset}", f"/{dataset}-{activations}")) or run.run_id in path.split("/")
+    made_from = (
+        config.dataset_name(run.collection, run.dataset_digest),
+        config.activations_name(run.dataset_digest, run.activations_digest),
+    )
+    return path.rsplit("/", 1)[-1] in made_from or run.run_id in path.split("/")
 
 
 def _study_of(run: Run) -> StudySpec:

@@ -58,7 +58,7 @@ def activations_digest(spec: ExtractionSpec, resolved: ResolvedModel, dataset_di
 def activations_folder(root: Location, resolved: ResolvedModel, dataset_digest: str, digest: str) -> Location:
     """Where an extraction's artifact lies (or will lie)."""
     model, revision = (re.sub(r"[^\w.\-]+", "-", part) for part in (resolved.short_name, resolved.revision[:12]))
-    return root / "activations" / f"{model}@{revision}" / f"{config.short(dataset_digest)}-{config.short(digest)}"
+    return root / "activations" / f"{model}@{revision}" / config.activations_name(dataset_digest, digest)
 
 
 def plan_row_bytes(model: nn.Module, resolved: ResolvedModel | None) -> int:

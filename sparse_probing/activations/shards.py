@@ -240,6 +240,11 @@ class ShardStore:
         name = "quantisation.parquet"
         return {name: write_table(self.folder / name, table, schemas.QUANTISATION)}
 
+    def names_to_disk(self) -> None:
+        """Bring the names of the layers' files to the disk: a marker whose files have none is no marker, a manifest would lie."""
+        for layer in self.columns.layers:
+            (self.folder / layer_folder(layer)).to_disk()
+
     def remove_scaffolding(self) -> None:
         """Remove markers, staged files and whatever a killed process left half-written. Only after the manifest."""
         for name in (_STAGING, _MARKERS):

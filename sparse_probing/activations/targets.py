@@ -208,6 +208,7 @@ class Target:
             facts["max_clipped_fraction"] = float(losses.n_clipped.max() / max(1, len(self._corpus.selection)))
             facts["max_quantisation_error"] = float(losses.max_error.max())
             facts["quantisation_error_bound"] = float(self._ranges.error_bound().max())
+        self.store.names_to_disk()
         write_manifest(
             self.store.folder,
             kind="activations",

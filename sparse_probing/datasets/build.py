@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparse_probing import schemas
-from sparse_probing.config import DATASET_VERSION, CollectionSpec, digest, short
+from sparse_probing.config import DATASET_VERSION, CollectionSpec, dataset_name, digest
 from sparse_probing.datasets.collection import Collection, Dataset, Plan
 from sparse_probing.datasets.registry import get_collection
 from sparse_probing.datasets.tokens import Tokenizer
@@ -97,7 +97,7 @@ def build_dataset(
     collection.preflight(plan)
     inputs = _inputs(collection, plan, tokenizer_digest)
     full_digest = digest(plan.spec, inputs=inputs, version=DATASET_VERSION)
-    folder = root / "datasets" / f"{spec.collection}-{short(full_digest)}"
+    folder = root / "datasets" / dataset_name(spec.collection, full_digest)
     with making(folder):
         if find_manifest(folder, digest=full_digest) is not None:
             return folder

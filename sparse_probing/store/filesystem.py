@@ -1,8 +1,8 @@
 """Locations: paths on any filesystem that pyarrow opens, with atomic writes.
 
 A file is either absent or whole: it is written under a temporary name and renamed. On a local disk a file that was
-written survives a power failure: its bytes, and then its folder, are on the disk before the call returns. Only bytes and
-names live here.
+written durably survives a power failure: its bytes, and then its name, are on the disk before the call returns. Only bytes
+and names live here.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Location:
             raise self._unwritable(error) from error
 
     def to_disk(self) -> None:
-        """Bring the bytes of a file to the disk that was not written durably; nothing to do but on a local one.
+        """Bring the bytes of a file that was not written durably to the disk, or the names in a folder, if it is local.
 
         Raises
         ------
@@ -218,6 +218,8 @@ def sync(path: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Make a local folder, with those above it, so that its name survives a power failure."""
+    if path.is_dir():
+        return
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,8 +92,11 @@ def _wait(descriptor: int, what: str, say: Say) -> None:
 
 
 def _sign(descriptor: int) -> None:
-    word = {"process": os.getpid(), "thread": threading.get_native_id(), "host": socket.gethostname()}
-    word["since"] = f"{datetime.now(UTC):%H:%M:%S} UTC"
+    word = {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": f"{datetime.now(UTC):%H:%M:%S} UTC",
+    }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(word).encode(), 0)
 

@@ -7,14 +7,14 @@ the same run leaves the same bytes whoever writes it, and however often.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
 from sparse_probing.errors import DamageError
 from sparse_probing.schemas import FIT_TIMES, RESULT_KINDS, TABLES, fragment
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import FileEntry, Manifest, find_manifest, read_manifest, write_manifest
+from sparse_probing.store.manifests import FileEntry, read_manifest, write_manifest
 from sparse_probing.store.parquet import read_table, write_table
 from sparse_probing.store.soundness import is_whole
 
@@ -113,17 +113,6 @@ def write_fragment(
         name = f"part-{number:05d}.parquet"
         entries[name] = _write(folder, name, kind, table)
     write_manifest(folder, kind=f"results/{kind}", digest=digest, spec=spec, files=entries, facts={"run_id": run_id})
-
-
-def finished_fragments(root: Location, run_id: str) -> dict[str, Manifest]:
-    """The manifests of a run's fragments that can be read, by kind."""
-    found = {kind: find_manifest(run_folder(root, kind, run_id)) for kind in RESULT_KINDS}
-    return {kind: manifest for kind, manifest in found.items() if manifest is not None}
-
-
-def run_ids(root: Location) -> Iterator[str]:
-    """Every run that has a fragment of some kind, finished or not."""
-    yield from sorted({folder.name for kind in RESULT_KINDS for folder in (root / "results" / kind).children()})
 
 
 def with_times(folder: Location, name: str, kind: str, table: pa.Table) -> pa.Table:

@@ -7,7 +7,6 @@ anew here, and nothing is deleted: what is damaged moves to ``set_aside/``, and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow.fs as pafs
@@ -21,24 +20,8 @@ SET_ASIDE = "set_aside"
 _PLACES = (("datasets", 1), ("activations", 2), ("results", 2), ("results/_running", 2))
 
 
-@dataclass(frozen=True)
-class Damage:
-    """What is wrong with an artifact.
-
-    Attributes
-    ----------
-    folder:
-        The artifact.
-    found:
-        The first file that is not as it was written, in words.
-    """
-
-    folder: Location
-    found: str
-
-
-def find_damage(folder: Location, *, digest: str | None = None, every_byte: bool = False) -> Damage | None:
-    """What is wrong with a finished artifact; None if nothing is, or if it is not finished.
+def find_damage(folder: Location, *, digest: str | None = None, every_byte: bool = False) -> str | None:
+    """The first file of a finished artifact that is not as it was written, in words; None if there is none, or it is not finished.
 
     Every file's presence and size are compared, and the bytes of those that were written to after the manifest.
 
@@ -55,7 +38,7 @@ def find_damage(folder: Location, *, digest: str | None = None, every_byte: bool
         manifest = read_manifest(folder, digest=digest)
         _check_files(folder, manifest, every_byte=every_byte)
     except DamageError as error:
-        return Damage(folder, error.message)
+        return error.message
     return None
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 
 from sparse_probing import schemas
-from sparse_probing.config import short
+from sparse_probing.config import dataset_name
 from sparse_probing.errors import InputError
 from sparse_probing.store.datasets import dataset_frames
 from sparse_probing.store.filesystem import Location
@@ -123,7 +123,7 @@ def run_checks(working: Path, run_ids: Iterable[str], root: Location) -> list[Ch
         ).fetchall()
         frames: dict[str, list[str]] = {}
         for run_id, collection, digest in datasets:
-            frames.setdefault(f"{collection}-{short(digest)}", []).append(run_id)
+            frames.setdefault(dataset_name(collection, digest), []).append(run_id)
         for name, runs in frames.items():
             folder = root / "datasets" / name
             if find_manifest(folder) is not None:

@@ -47,7 +47,7 @@ def writing(working: Path) -> Iterator[None]:
     DamageError
         If the file is to blame, with `path` the working database: `move_aside` makes room for a new one.
     ArtifactError
-        If the disk is full, or the file cannot be opened.
+        If the disk is full, or what else keeps the file from being used is not its own fault.
     """
     try:
         yield
@@ -63,9 +63,9 @@ def writing(working: Path) -> Iterator[None]:
                 path=str(working),
                 remedy="Run the study again: the database is set aside and built anew.",
             ) from error
-        if isinstance(error, OSError | duckdb.IOException):
+        if isinstance(error, OSError | duckdb.IOException | duckdb.OutOfMemoryException):
             raise ArtifactError(
-                f"Cannot open {working}: {one_line(error)}. It was left as it is.",
+                f"Cannot use {working}: {one_line(error)}. It was left as it is.",
                 remedy="See to the folder's permissions, space and memory, then run again.",
             ) from error
         raise
@@ -75,7 +75,7 @@ def open_usable(working: Path, snapshot: Path | None = None) -> tuple[duckdb.Duc
     """The working database with today's tables and views; and where a predecessor was moved to that could not be used.
 
     A database of another version is moved aside, and its rows are taken over. One that is damaged is moved aside, and
-    what was published is taken over. What neither has is loaded from the fragments, by whoever called.
+    what was published is taken over. What neither has is loaded from the fragments, by whoever called, within `writing`.
     """
     moved: Path | None = None
     if working.is_file():
@@ -83,14 +83,9 @@ def open_usable(working: Path, snapshot: Path | None = None) -> tuple[duckdb.Duc
             connection = _opened(working)
             if connection is not None:
                 return connection, None
-        except (duckdb.Error, OSError) as error:
-            if _is_full_disk(error):
+        except duckdb.Error as error:
+            if _is_full_disk(error) or not is_damaged(working, error):
                 raise
-            if not is_damaged(working, error):
-                raise ArtifactError(
-                    f"Cannot open {working}: {one_line(error)}. It was left as it is.",
-                    remedy="See to the folder's permissions, space and memory, then run again.",
-                ) from error
         moved = move_aside(working)
     for source in (moved, snapshot):
         if source is not None and source.is_file() and (connection := _taken_over(working, source)) is not None:

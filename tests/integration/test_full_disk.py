@@ -28,6 +28,7 @@ from sparse_probing.store.results import is_finished, is_part_done, read_part, w
 from sparse_probing.store.results import write_run as write_results
 from sparse_probing.warehouse import checks
 from sparse_probing.warehouse.loading import load_results, publish, set_threshold
+from tests.integration.conftest import mount
 from tests.sql.rows import table, write_run
 from tests.tiny import random_sequences, save_tiny, write_dataset
 
@@ -43,15 +44,6 @@ class Disk:
     def allow(self, *, n_bytes: int = 8 << 20, n_files: int = 1000) -> None:
         """Let it hold so many bytes, and so many files and folders; no fewer than it holds already."""
         assert mount("-o", f"remount,size={n_bytes},nr_inodes={n_files}", str(self.folder)) == ""
-
-
-def mount(*arguments: str) -> str:
-    """What `mount` says if it refuses; empty if it does not."""
-    try:
-        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    except OSError as error:
-        return str(error)
-    return "" if done.returncode == 0 else done.stderr.strip() or "mount failed"
 
 
 @pytest.fixture

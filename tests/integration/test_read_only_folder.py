@@ -11,17 +11,8 @@ import pytest
 
 from sparse_probing.store.filesystem import Location
 from sparse_probing.warehouse.loading import load_results, publish
-from tests.integration.conftest import Cli
+from tests.integration.conftest import Cli, mount
 from tests.sql.rows import write_run
-
-
-def mount(*arguments: str) -> str:
-    """What `mount` says if it refuses; empty if it does not."""
-    try:
-        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    except OSError as error:
-        return str(error)
-    return "" if done.returncode == 0 else done.stderr.strip() or "mount failed"
 
 
 @pytest.fixture

@@ -219,10 +219,10 @@ def test_killed_between_files_leaves_no_manifest_and_can_be_finished(
     folder = root / "datasets" / f"natural_lang_id-{dataset_digest(spec, 't')[:12]}"
     write = Location.write_bytes
 
-    def die_at_labels(self: Location, data: Any) -> None:
+    def die_at_labels(self: Location, data: Any, **options: bool) -> None:
         if self.name == "labels.parquet":
             raise KeyboardInterrupt
-        write(self, data)
+        write(self, data, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Location, "write_bytes", die_at_labels)

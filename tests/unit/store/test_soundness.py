@@ -66,7 +66,7 @@ def test_what_was_written_to_is_found_at_once(root: Location, change: Callable[[
     if (folder / "manifest.json").exists():
         damage = find_damage(folder)
         assert damage is not None
-        assert name in damage.found
+        assert name in damage
 
 
 def test_a_bit_that_the_disk_lost_is_found_by_reading_everything(root: Location) -> None:
@@ -75,7 +75,7 @@ def test_a_bit_that_the_disk_lost_is_found_by_reading_everything(root: Location)
     assert find_damage(folder) is None
     damage = find_damage(folder, every_byte=True)
     assert damage is not None
-    assert damage.found.startswith(f"{folder.path}/u is damaged: SHA-256")
+    assert damage.startswith(f"{folder.path}/u is damaged: SHA-256")
 
 
 def test_a_file_that_was_copied_later_but_is_the_same_is_no_damage(root: Location) -> None:

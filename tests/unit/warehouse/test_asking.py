@@ -17,31 +17,11 @@ import pytest
 
 from sparse_probing.errors import InputError
 from sparse_probing.reports.tables import MOST_TABLE_ROWS
-from sparse_probing.store.filesystem import Location
-from sparse_probing.warehouse import connect
 from sparse_probing.warehouse.asking import Limits, ask
-from sparse_probing.warehouse.loading import load_results, publish
-from tests.sql.rows import write_run
 
 ROOT = Path(__file__).parents[3]
 N_ROWS = 500_000
 ENDLESS = "select count(*) from range(100_000_000) a, range(100_000_000) b where hash(a.range + b.range) % 7 = 1"
-
-
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("asking")
-    root = Location.open(folder)
-    write_run(root, "a", features=("digit", "capital"))
-    write_run(root, "b")
-    load_results(folder / "working.duckdb", root)
-    publish(folder / "working.duckdb", folder / "results.duckdb")
-    return folder / "results.duckdb"
-
-
-@pytest.fixture
-def con(snapshot: Path) -> duckdb.DuckDBPyConnection:
-    return connect(snapshot)
 
 
 def query(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

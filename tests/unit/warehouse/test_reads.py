@@ -8,26 +8,7 @@ import duckdb
 import pytest
 
 from sparse_probing.errors import InputError
-from sparse_probing.store.filesystem import Location
 from sparse_probing.warehouse import connect, reads
-from sparse_probing.warehouse.loading import load_results, publish
-from tests.sql.rows import write_run
-
-
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reads")
-    root = Location.open(folder)
-    write_run(root, "a", features=("digit", "capital"))
-    write_run(root, "b")
-    load_results(folder / "working.duckdb", root)
-    publish(folder / "working.duckdb", folder / "results.duckdb")
-    return folder / "results.duckdb"
-
-
-@pytest.fixture
-def con(snapshot: Path) -> duckdb.DuckDBPyConnection:
-    return connect(snapshot)
 
 
 def test_reads_are_typed_and_filtered(con: duckdb.DuckDBPyConnection) -> None:
