@@ -1,6 +1,6 @@
--- one row per run, subject and interval that is inverted, half missing, or does not contain its score
+-- one row per run, subject and interval that is inverted, of width zero, half missing, or without its score
 -- severity: error
--- why: an interval is read as where the score lies; a percentile bootstrap may just miss its score (warning), never invert
+-- why: an interval is read as where the score lies; one of width zero claims to know it
 create view check_intervals as
 with intervals as (
     select
@@ -47,19 +47,19 @@ judged as (
         score,
         low,
         high,
-        coalesce(isnan(low) or isnan(high) or low > high, true) as is_broken,
+        coalesce(isnan(low) or isnan(high) or low >= high, true) as is_broken,
         not coalesce(score between low - 1e-6 and high + 1e-6, false) as is_missed
     from intervals
 )
 
 select
     run_id,
-    case when is_broken then 'error' else 'warning' end as severity,
+    'error' as severity,
     subject,
     format(
         '{} in [{}, {}]',
         coalesce(score::varchar, 'nothing'), coalesce(low::varchar, 'nothing'), coalesce(high::varchar, 'nothing')
     ) as found,
-    'low <= score <= high' as expected
+    'low < high, low <= score <= high' as expected
 from judged
 where is_broken or is_missed;

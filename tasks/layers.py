@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from sparse_probing import schemas
 from sparse_probing.config import ProbingSpec, canonical_json
-from sparse_probing.probes import METHODS, baselines, regression, single, uncertainty
+from sparse_probing.probes import METHODS, baselines, permutations, regression, single, uncertainty
 from sparse_probing.probes.labelling import SignedLabels
 from sparse_probing.probes.neuron_scores import NeuronScores
+from sparse_probing.probes.permutations import LabelPermutations
 from sparse_probing.probes.results import ProbeFit
-from sparse_probing.probes.uncertainty import LabelPermutations
 from sparse_probing.store.labels import LabelMatrix
 from sparse_probing.store.matrices import LayerMatrix
 
@@ -46,7 +46,7 @@ def shared_inputs(
         run_id=run_id,
         probing=probing,
         labels=labels,
-        permutations=uncertainty.permute_labels(
+        permutations=permutations.permute_labels(
             SignedLabels(labels.labels),
             labels.groups,
             split=labels.split,
@@ -81,7 +81,7 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
     if labels.features:
         # Layers run side by side already.
         scored = single.score_features(matrix.codes, SignedLabels(labels.labels), labels.groups, n_threads=1, **arrays)
-        null = uncertainty.max_null(matrix.codes, permutations=inputs.permutations)
+        null = permutations.max_null(matrix.codes, permutations=inputs.permutations)
     for column, (feature, level) in enumerate(zip(labels.features, labels.levels, strict=True)):
         y = SignedLabels(labels.labels[:, column])
         seed = _seed(probing.seed, feature, matrix.layer)

@@ -15,7 +15,7 @@ from prefect import task
 
 from sparse_probing import config, schemas
 from sparse_probing.config import CollectionSpec, ModelSpec, ProbingSpec
-from sparse_probing.probes import uncertainty
+from sparse_probing.probes import false_discoveries
 from sparse_probing.probes.splits import reference_split
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
@@ -195,7 +195,7 @@ def finished_tables(
 P_VALUE_COLUMNS = ("feature", "p_value")
 
 
-def run_rates(layers: Iterable[pa.Table]) -> uncertainty.FamilyRates:
+def run_rates(layers: Iterable[pa.Table]) -> false_discoveries.FamilyRates:
     """The run's false discovery rates: one hypothesis a feature and layer, that its best neuron is better than chance.
 
     Parameters
@@ -203,12 +203,12 @@ def run_rates(layers: Iterable[pa.Table]) -> uncertainty.FamilyRates:
     layers:
         neuron_scores of each layer, of which `P_VALUE_COLUMNS` are read.
     """
-    return uncertainty.FamilyRates(
-        [uncertainty.smallest_p_value(p_values) for table in layers for _, p_values in _families(table)]
+    return false_discoveries.FamilyRates(
+        [false_discoveries.smallest_p_value(p_values) for table in layers for _, p_values in _families(table)]
     )
 
 
-def with_q_values(table: pa.Table, rates: uncertainty.FamilyRates) -> pa.Table:
+def with_q_values(table: pa.Table, rates: false_discoveries.FamilyRates) -> pa.Table:
     """A layer's neuron_scores with its q-values filled in."""
     column = np.ones(table.num_rows, np.float32)
     for rows, p_values in _families(table):

@@ -15,9 +15,9 @@ from sparse_probing.errors import DataError
 from sparse_probing.probes.data import ProbeData, prepare
 from sparse_probing.probes.fitting import Bootstrap, evaluate, fit_support
 from sparse_probing.probes.labelling import Labels, SignedLabels
+from sparse_probing.probes.permutations import permute_labels
 from sparse_probing.probes.ranking import rank_neurons
 from sparse_probing.probes.results import ProbeFit
-from sparse_probing.probes.uncertainty import permute_labels
 from sparse_probing.schemas import SPLITS
 
 METHOD = "baseline"
@@ -50,7 +50,7 @@ def shuffled_labels_baseline(
     rng: np.random.Generator | int = 0,
     bootstrap: Bootstrap | None = None,
 ) -> ProbeFit:
-    """The best k neurons for labels shuffled as in `uncertainty.permute_labels`, within each split.
+    """The best k neurons for labels shuffled as in `permutations.permute_labels`, within each split.
 
     Train shows what selection alone achieves; test should show nothing.
     """

@@ -15,7 +15,7 @@ from sparse_probing.probes.data import ProbeData
 from sparse_probing.probes.logistic import LogisticFit, fit_logistic
 from sparse_probing.probes.metrics import classification_metrics
 from sparse_probing.probes.results import ProbeFit
-from sparse_probing.probes.uncertainty import bootstrap_interval
+from sparse_probing.probes.uncertainty import score_interval
 from sparse_probing.schemas import SPLITS
 
 Floats = NDArray[np.float64]
@@ -39,7 +39,7 @@ def evaluate(
         if len(rows):
             metrics[name] = classification_metrics(data.positive[rows], scores[rows])
     rows = data.rows("test")
-    low, high = bootstrap_interval(
+    low, high = score_interval(
         data.positive[rows],
         scores[rows] > 0,
         data.groups[rows],

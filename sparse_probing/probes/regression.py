@@ -24,7 +24,7 @@ from sparse_probing.probes.metrics import regression_metrics
 from sparse_probing.probes.ranking import rank_neurons
 from sparse_probing.probes.results import ProbeFit
 from sparse_probing.probes.single import default_split
-from sparse_probing.probes.uncertainty import bootstrap_r2_interval
+from sparse_probing.probes.uncertainty import r2_interval
 from sparse_probing.schemas import SPLITS
 
 Floats = NDArray[np.float64]
@@ -307,7 +307,7 @@ def _evaluate(data: TargetData, predicted: Floats) -> dict[str, dict[str, float]
 def _interval(data: TargetData, predicted: Floats, bootstrap: Bootstrap) -> tuple[float | None, float | None]:
     """Interval of the test R²; None where there is none."""
     rows = data.rows("test")
-    bounds = bootstrap_r2_interval(
+    bounds = r2_interval(
         data.target[rows],
         predicted[rows],
         data.groups[rows],

@@ -74,7 +74,7 @@ class ProbeFit:
     metrics:
         ``metrics[split][metric]``; a split or metric that does not exist is absent, never NaN.
     test_mcc_low, test_mcc_high:
-        95 % group-bootstrap interval of the test MCC, None if there are fewer than two test groups or it was not asked for.
+        95 % interval of the test MCC over groups (see `uncertainty.score_interval`), None if there are fewer than two test groups or it was not asked for.
     test_r2_low, test_r2_high:
         The same of the test R², for regression probes.
     support:

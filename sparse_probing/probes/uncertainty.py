@@ -1,48 +1,52 @@
-"""How sure a score is: group-bootstrap intervals, the permutation null of the maximum, and false discovery rates.
+"""How sure a score is: intervals of scores and of their differences, from groups of samples.
 
-Samples of one group (a document, a project, a person) are not independent, so groups are resampled and exchanged as
-wholes. With few groups intervals are wide and p-values coarse; with fewer than two there is no interval at all.
+Samples of one group (a document, a project, a person) are not independent, so draws weigh groups as wholes. With few
+groups intervals are wide; with fewer than two there are none. Decision note 0107 says why this method, and what its
+coverage is. Tests of a layer's best neuron are in `permutations`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
+from scipy.stats import norm, t
 
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.probes.counts import N_LEVELS, LabelColumns, check_labels, count_tables, quantise
-from sparse_probing.probes.labelling import Labels, SignedLabels, as_positive, as_signs
+from sparse_probing.probes.labelling import Labels, as_positive, as_signs
 from sparse_probing.probes.metrics import threshold_metrics
 from sparse_probing.probes.neuron_scores import NeuronScores
-from sparse_probing.probes.single import check_classes
 from sparse_probing.schemas import SPLITS, THRESHOLD_METRICS
 
 Floats = NDArray[np.float64]
 
+N_BOOTSTRAP = 1000
+# Shape of the weight of a pseudo-group: half an observation, as in Jeffreys' prior of a share.
+PRIOR = 0.5
+# Probes whose draws are in memory at once.
+_PROBES_AT_ONCE = 256
 
-# ---------------------------------------------------------------------------------------------------------- intervals
 
-
-def bootstrap_interval(
+def score_interval(
     positive: Labels,
     predicted: ArrayLike,
     groups: ArrayLike,
     *,
-    n_bootstrap: int = 1000,
-    level: float = 0.95,
-    method: str = "bca",
     metric: str = "mcc",
+    level: float = 0.95,
     rng: np.random.Generator | int = 0,
+    n_bootstrap: int = N_BOOTSTRAP,
 ) -> tuple[Floats, Floats]:
-    """Group-bootstrap confidence intervals of a threshold metric, for several probes on the same samples.
+    """Interval of a threshold metric over groups, for several probes on the same samples.
 
-    Groups are drawn with replacement; a draw's confusion counts are the sums of its groups' counts, so all draws of all
-    probes are one matrix product. Draws without one of the classes are left out.
+    A Bayesian bootstrap (Rubin 1981) over groups with prior mass on one side. Each draw gives every group a weight
+    Gamma(1); recall and specificity are weighted shares of correct rows, and the metric follows from these two at the
+    samples' own share of positives. For the lower limit each class also holds a pseudo-group that is all wrong, for the
+    upper one a pseudo-group that is all right: of weight Gamma(½), of size Σm²/Σm over the class's groups of m rows. So the
+    limits of a probe without a single error depend on the number of groups, and an interval never has width zero. All draws
+    of all probes are one matrix product.
 
     Parameters
     ----------
@@ -52,11 +56,10 @@ def bootstrap_interval(
         (n_samples, n_probes) or (n_samples,) bool predictions.
     groups:
         (n_samples,).
-    method:
-        ``bca``: bias-corrected and accelerated (Efron 1987), the acceleration from leaving out one group at a time;
-        or ``percentile``.
     metric:
         One of `schemas.THRESHOLD_METRICS`.
+    level:
+        Coverage asked for, between 0 and 1.
 
     Returns
     -------
@@ -68,37 +71,166 @@ def bootstrap_interval(
     DataError
         If shapes do not fit.
     InputError
-        If the method or metric is unknown.
+        If the metric is unknown.
     """
-    if method not in ("bca", "percentile") or metric not in THRESHOLD_METRICS:
-        raise InputError(
-            f"Bootstrap method {method!r} of {metric!r}; expected bca or percentile of a threshold metric."
+    judge = _judge(metric)
+    shares = _Shares.of(positive, predicted, groups)
+    draws = _Draws.of(shares.sizes, n_bootstrap, rng)
+    if draws is None:
+        return _unknown(shares.n_probes)
+
+    def limits(probes: slice) -> tuple[Floats, Floats]:
+        return _limits(
+            [judge(shares.drawn(draws, probes, right=right), shares.totals) for right in (False, True)], level
         )
-    truth = as_positive(positive)
-    guess = np.asarray(predicted, bool)
-    guess = guess[:, None] if guess.ndim == 1 else guess
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
-    if not (len(truth) == len(guess) == len(group)):
-        raise DataError(f"{len(truth)} labels, {len(guess)} predictions and {len(group)} groups; expected one each.")
-    n_groups, n_probes = int(group.max(initial=-1)) + 1, guess.shape[1]
-    nothing = np.full(n_probes, np.nan)
-    if n_groups < 2 or n_bootstrap < 1 or truth.all() or not truth.any():
-        return nothing, nothing.copy()
-    t, p = truth[:, None], guess
-    per_group = _by_group([t & p, ~t & p, t & ~p, ~t & ~p], group)
-    return _interval(per_group, lambda sums: _metric(sums, metric), n_bootstrap, level, method, rng)
+
+    observed = judge(shares.observed(), shares.totals)
+    return _around(observed, _in_parts(limits, shares.n_probes))
 
 
-def bootstrap_r2_interval(
+def difference_interval(
+    positive: Labels,
+    predicted: ArrayLike,
+    other: ArrayLike,
+    groups: ArrayLike,
+    *,
+    metric: str = "mcc",
+    level: float = 0.95,
+    rng: np.random.Generator | int = 0,
+    n_bootstrap: int = N_BOOTSTRAP,
+) -> tuple[Floats, Floats]:
+    """Interval of the score of probes less that of another, on the same samples and by the same draws.
+
+    As `score_interval`; for the lower limit the pseudo-groups are wrong for the probe and right for the other, for the
+    upper one the other way round. Where it lies above 0 the probe is better. Two probes that never differ have an interval
+    around 0 whose width tells what difference so many groups could have hidden.
+
+    Parameters
+    ----------
+    predicted, other:
+        (n_samples, n_probes) or (n_samples,) bool predictions each; one of them may have one column only.
+
+    Returns
+    -------
+    low, high:
+        (n_probes,) each; NaN as in `score_interval`.
+
+    Raises
+    ------
+    DataError, InputError
+        As in `score_interval`.
+    """
+    judge = _judge(metric)
+    one, two = _Shares.of(positive, predicted, groups), _Shares.of(positive, other, groups)
+    n_probes = max(one.n_probes, two.n_probes)
+    if one.n_probes not in (1, n_probes) or two.n_probes not in (1, n_probes):
+        raise DataError(f"{one.n_probes} probes beside {two.n_probes} others; expected as many, or one.")
+    draws = _Draws.of(one.sizes, n_bootstrap, rng)
+    if draws is None:
+        return _unknown(n_probes)
+
+    def drawn(shares: _Shares, probes: slice, right: bool) -> Floats:
+        return judge(shares.drawn(draws, probes if shares.n_probes > 1 else slice(0, 1), right=right), shares.totals)
+
+    def limits(probes: slice) -> tuple[Floats, Floats]:
+        return _limits([drawn(one, probes, right) - drawn(two, probes, not right) for right in (False, True)], level)
+
+    observed = judge(one.observed(), one.totals) - judge(two.observed(), two.totals)
+    return _around(observed, _in_parts(limits, n_probes))
+
+
+def _judge(metric: str) -> Callable[[Floats, Floats], Floats]:
+    """A function of (2, ...) recall and specificity and the (2,) rows of the classes."""
+    if metric not in THRESHOLD_METRICS:
+        raise InputError(f"Metric {metric!r}; expected one of {', '.join(THRESHOLD_METRICS)}.")
+
+    def value(shares: Floats, totals: Floats) -> Floats:
+        (recall, specificity), (n_positive, n_negative) = shares, totals
+        return threshold_metrics(
+            n_positive * recall, n_negative * (1 - specificity), n_positive * (1 - recall), n_negative * specificity
+        )[metric]
+
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """Weights of one Bayesian bootstrap: (n_draws, n_groups), and (n_draws, n_classes) of pseudo-groups, times their size."""
+
+    weights: Floats
+    pseudo: Floats
+
+    @classmethod
+    def of(cls, sizes: Floats, n_draws: int, rng: np.random.Generator | int) -> _Draws | None:
+        """Draws over groups of (n_classes, n_groups) rows; None where there can be no interval."""
+        if sizes.shape[1] < 2 or n_draws < 1 or not sizes.any(axis=1).all():
+            return None
+        generator = np.random.default_rng(rng)
+        size = (sizes**2).sum(axis=1) / sizes.sum(axis=1)
+        weights = generator.standard_exponential((n_draws, sizes.shape[1]))
+        return cls(weights, generator.gamma(PRIOR, size=(n_draws, len(sizes))) * size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shares:
+    """Rows of each class (positive, negative) by group, and how many of them each probe has right.
+
+    sizes: (2, n_groups); right: (2, n_groups, n_probes).
+    """
+
+    sizes: Floats
+    right: Floats
+
+    @classmethod
+    def of(cls, positive: Labels, predicted: ArrayLike, groups: ArrayLike) -> _Shares:
+        truth, guess = as_positive(positive), np.asarray(predicted, bool)
+        guess = guess[:, None] if guess.ndim == 1 else guess
+        _, group = np.unique(np.asarray(groups), return_inverse=True)
+        if not (len(truth) == len(guess) == len(group)):
+            raise DataError(
+                f"{len(truth)} labels, {len(guess)} predictions and {len(group)} groups; expected one each."
+            )
+        classes = np.stack([truth, ~truth])[:, :, None]
+        right = classes & (guess == truth[:, None])
+        return cls(_by_group(classes, group)[:, :, 0], _by_group(right, group))
+
+    @property
+    def n_probes(self) -> int:
+        return int(self.right.shape[2])
+
+    @property
+    def totals(self) -> Floats:
+        """(2,) rows of the classes."""
+        return np.asarray(self.sizes.sum(axis=1))
+
+    def observed(self) -> Floats:
+        """(2, n_probes) recall and specificity."""
+        return np.asarray(self.right.sum(axis=1) / self.totals[:, None])
+
+    def drawn(self, draws: _Draws, probes: slice, *, right: bool) -> Floats:
+        """(2, n_draws, n_probes) recall and specificity of each draw, the pseudo-groups right or wrong."""
+        rows = (draws.weights @ self.sizes.T + draws.pseudo).T[:, :, None]
+        found = np.matmul(draws.weights, self.right[:, :, probes])
+        if right:
+            found += draws.pseudo.T[:, :, None]
+        return np.asarray(np.minimum(found / rows, 1.0))
+
+
+def r2_interval(
     target: ArrayLike,
     predicted: ArrayLike,
     groups: ArrayLike,
     *,
-    n_bootstrap: int = 1000,
     level: float = 0.95,
     rng: np.random.Generator | int = 0,
+    n_bootstrap: int = N_BOOTSTRAP,
 ) -> tuple[float, float]:
-    """Group-bootstrap (BCa) interval of a regression's R², about the mean of each draw's own targets.
+    """Interval of a regression's R² over groups, by the draws of `score_interval`.
+
+    Of each draw, 1 - R² is the weighted mean squared error over the weighted variance of the targets. For the lower limit
+    a pseudo-group has the mean squared error of the worst group, for the upper one the mean square of the targets of the
+    most distant group. Distances on the scale of log(1 - R²) are stretched by Student's quantile of (groups - 1) degrees of
+    freedom over the normal one, since the spread of squares is itself estimated.
 
     Parameters
     ----------
@@ -107,80 +239,198 @@ def bootstrap_r2_interval(
 
     Returns
     -------
-    low, high: NaN with fewer than two groups or no draws.
+    low, high: NaN with fewer than two groups, targets that do not vary, or no draws.
+
+    Raises
+    ------
+    DataError
+        If shapes do not fit.
     """
-    truth, guess = np.asarray(target, np.float64), np.asarray(predicted, np.float64)
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
-    if not (truth.shape == guess.shape == group.shape):
-        raise DataError(
-            f"{truth.shape} targets, {guess.shape} predictions and {group.shape} groups; one each expected."
-        )
-    if int(group.max(initial=-1)) < 1 or n_bootstrap < 1:
+    squares = _Squares.of(target, groups, predicted)
+    draws = _Draws.of(squares.rows, n_bootstrap, rng)
+    if draws is None or not squares.vary:
         return float("nan"), float("nan")
-    # About the mean of all, so that the spread of a draw is no difference of large numbers.
-    centred = (truth - truth.mean())[:, None]
-    error = (truth - guess)[:, None]
-    per_group = _by_group([np.ones_like(centred), centred, centred**2, error**2], group)
-    low, high = _interval(per_group, _r2, n_bootstrap, level, "bca", rng)
-    return float(low[0]), float(high[0])
+    observed = np.log(squares.error(0) / squares.spread)
+    worst = np.log(squares.drawn_error(draws, 0, worst=True) / squares.drawn_spread(draws))
+    best = np.log(squares.drawn_error(draws, 0) / squares.drawn_spread(draws, widest=True))
+    stretch = _stretch(squares.n_groups, level)
+    low = 1 - np.exp(observed + stretch * (np.quantile(worst, (1 + level) / 2) - observed))
+    high = 1 - np.exp(observed + stretch * (np.quantile(best, (1 - level) / 2) - observed))
+    score = 1 - np.exp(observed)
+    return float(min(low, score)), float(max(high, score))
 
 
-def _r2(sums: Floats) -> Floats:
-    """R² from (4, ...) sums: samples, targets, their squares, squared errors; NaN where the targets do not vary."""
-    n, total, square, residual = sums
-    spread = square - np.divide(total**2, n, out=np.zeros_like(total), where=n > 0)
-    varied = spread > 1e-12 * square
-    return np.where(varied, 1.0 - np.divide(residual, spread, out=np.zeros_like(spread), where=varied), np.nan)
+def r2_difference_interval(
+    target: ArrayLike,
+    predicted: ArrayLike,
+    other: ArrayLike,
+    groups: ArrayLike,
+    *,
+    level: float = 0.95,
+    rng: np.random.Generator | int = 0,
+    n_bootstrap: int = N_BOOTSTRAP,
+) -> tuple[float, float]:
+    """Interval of the R² of a regression less that of another, on the same samples and by the same draws.
+
+    For the lower limit the pseudo-group has the one's errors of its worst group and none of the other's, for the upper one
+    the other way round; distances are stretched as in `r2_interval`.
+
+    Parameters
+    ----------
+    target, predicted, other, groups:
+        (n_samples,) each.
+
+    Returns
+    -------
+    low, high: NaN as in `r2_interval`.
+
+    Raises
+    ------
+    DataError
+        If shapes do not fit.
+    """
+    squares = _Squares.of(target, groups, predicted, other)
+    draws = _Draws.of(squares.rows, n_bootstrap, rng)
+    if draws is None or not squares.vary:
+        return float("nan"), float("nan")
+    spread, stretch = squares.drawn_spread(draws), _stretch(squares.n_groups, level)
+    observed = (squares.error(1) - squares.error(0)) / squares.spread
+    worst = (squares.drawn_error(draws, 1) - squares.drawn_error(draws, 0, worst=True)) / spread
+    best = (squares.drawn_error(draws, 1, worst=True) - squares.drawn_error(draws, 0)) / spread
+    low = observed + stretch * (np.quantile(worst, (1 - level) / 2) - observed)
+    high = observed + stretch * (np.quantile(best, (1 + level) / 2) - observed)
+    return float(min(low, observed)), float(max(high, observed))
 
 
-def _by_group(parts: Sequence[NDArray[Any]], group: NDArray[np.intp]) -> Floats:
-    """Sums of (n_samples, n_probes) quantities over each group: (n_parts, n_groups, n_probes)."""
+@dataclass(frozen=True, eq=False)
+class _Squares:
+    """Sums over each group, (n_groups,) each: rows (as (1, n_groups)), targets about their mean, their squares, squared errors."""
+
+    rows: Floats
+    target: Floats
+    square: Floats
+    errors: Floats  # (n_predictions, n_groups)
+
+    @classmethod
+    def of(cls, target: ArrayLike, groups: ArrayLike, *predicted: ArrayLike) -> _Squares:
+        truth, guesses = np.asarray(target, np.float64), [np.asarray(one, np.float64) for one in predicted]
+        _, group = np.unique(np.asarray(groups), return_inverse=True)
+        if any(not (truth.shape == guess.shape == group.shape) for guess in guesses):
+            raise DataError(
+                f"{truth.shape} targets, {[one.shape for one in guesses]} predictions and {group.shape} groups; "
+                "one each expected."
+            )
+        if not len(truth):
+            return cls(np.zeros((1, 0)), np.zeros(0), np.zeros(0), np.zeros((len(guesses), 0)))
+        # About the mean of all, so that the spread of a draw is no difference of large numbers.
+        centred = truth - truth.mean()
+        parts = [np.ones_like(truth), centred, centred**2, *((truth - guess) ** 2 for guess in guesses)]
+        sums = _by_group(np.stack(parts)[:, :, None], group)[:, :, 0]
+        return cls(sums[:1], sums[1], sums[2], sums[3:])
+
+    @property
+    def n_groups(self) -> int:
+        return int(self.rows.shape[1])
+
+    @property
+    def spread(self) -> float:
+        """Variance of the targets."""
+        return float(self.square.sum() / self.rows.sum())
+
+    @property
+    def vary(self) -> bool:
+        """Whether there is more than one target."""
+        return bool(self.square.sum() > 0)
+
+    def error(self, which: int) -> float:
+        """Mean squared error of a prediction, not below what a float can tell from none."""
+        return max(float(self.errors[which].sum() / self.rows.sum()), np.finfo(float).eps * self.spread)
+
+    def drawn_error(self, draws: _Draws, which: int, *, worst: bool = False) -> Floats:
+        """(n_draws,) mean squared errors; the pseudo-group has that of the worst group, or none."""
+        rows, pseudo = self.rows[0], draws.pseudo[:, 0]
+        extra = float((self.errors[which] / rows).max()) if worst else 0.0
+        sums = draws.weights @ self.errors[which] + pseudo * extra
+        return np.asarray(np.maximum(sums / (draws.weights @ rows + pseudo), np.finfo(float).eps * self.spread))
+
+    def drawn_spread(self, draws: _Draws, *, widest: bool = False) -> Floats:
+        """(n_draws,) variances of the targets; the pseudo-group's lie as far out as those of any group, or at the mean."""
+        rows, pseudo = self.rows[0], draws.pseudo[:, 0]
+        extra = float((self.square / rows).max()) if widest else 0.0
+        n = draws.weights @ rows
+        inside = draws.weights @ self.square - (draws.weights @ self.target) ** 2 / n
+        return np.asarray((inside + pseudo * extra) / (n + pseudo))
+
+
+def _stretch(n_groups: int, level: float) -> float:
+    """Student's quantile over the normal one."""
+    return float(t.ppf((1 + level) / 2, n_groups - 1) / norm.ppf((1 + level) / 2))
+
+
+def _by_group(parts: NDArray[np.generic], group: NDArray[np.intp]) -> Floats:
+    """Sums of (n_parts, n_samples, n_probes) quantities over each group: (n_parts, n_groups, n_probes)."""
+    if not len(group):
+        return np.zeros((parts.shape[0], 0, parts.shape[2]))
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(int(group.max()) + 1))
     return np.stack([np.add.reduceat(part[order].astype(np.float64), starts, axis=0) for part in parts])
 
 
-def _interval(
-    per_group: Floats,
-    statistic: Callable[[Floats], Floats],
-    n_bootstrap: int,
-    level: float,
-    method: str,
-    rng: np.random.Generator | int,
-) -> tuple[Floats, Floats]:
-    """Interval of a statistic of (n_parts, ..., n_probes) sums over groups drawn with replacement."""
-    n_groups, n_probes = per_group.shape[1:]
-    nothing = np.full(n_probes, np.nan)
-    weights = np.random.default_rng(rng).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap)
-    draws = statistic(np.einsum("bg,cgp->cbp", weights.astype(np.float64), per_group, optimize=True))
-    if not np.isfinite(draws).any():
-        return nothing, nothing.copy()
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])[:, None] * np.ones(n_probes)
-    if method == "bca":
-        total = per_group.sum(axis=1)
-        observed = statistic(total)
-        left_out = statistic(total[:, None] - per_group)
-        valid = np.isfinite(draws).sum(axis=0)
-        below = (draws < observed).sum(axis=0) + 0.5 * (draws == observed).sum(axis=0)
-        shift = ndtri(np.clip(below / np.maximum(valid, 1), 0.5 / n_bootstrap, 1 - 0.5 / n_bootstrap))
-        apart = np.nanmean(left_out, axis=0) - left_out
-        power = np.nansum(apart**2, axis=0) ** 1.5
-        lean = np.divide(np.nansum(apart**3, axis=0), 6 * power, out=np.zeros(n_probes), where=power > 0)
-        bent = shift + ndtri(tails)
-        tails = ndtr(shift + bent / np.maximum(1 - lean * bent, 1e-3))
-    low, high = nothing.copy(), nothing.copy()
-    for probe in range(n_probes):
-        finite = draws[np.isfinite(draws[:, probe]), probe]
-        if len(finite):
-            low[probe], high[probe] = np.quantile(finite, tails[:, probe])
+def _limits(sides: Sequence[Floats], level: float) -> tuple[Floats, Floats]:
+    """(n_probes,) limits from (n_draws, n_probes) draws with pseudo-groups wrong, and right.
+
+    The lower limit comes from the first and the upper one from the second, but where a metric falls as recall rises: that of
+    Fowlkes and Mallows does, for probes that say the opposite.
+    """
+    tails = [np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0) for draws in sides]
+    return np.minimum(tails[0][0], tails[1][0]), np.maximum(tails[0][1], tails[1][1])
+
+
+def _in_parts(limits: Callable[[slice], tuple[Floats, Floats]], n_probes: int) -> tuple[Floats, Floats]:
+    """Limits of all probes, some at a time, so that their draws fit into memory."""
+    found = [limits(slice(start, start + _PROBES_AT_ONCE)) for start in range(0, n_probes, _PROBES_AT_ONCE)]
+    low, high = (np.concatenate(part) if found else np.empty(0) for part in zip(*found, strict=True))
     return low, high
 
 
-def _metric(confusion: Floats, metric: str) -> Floats:
-    """A metric from (4, ...) confusion counts; NaN where a class is missing."""
-    tp, fp, fn, tn = confusion
-    value = threshold_metrics(tp, fp, fn, tn)[metric]
-    return np.where((tp + fn > 0) & (fp + tn > 0), value, np.nan)
+def _around(observed: Floats, limits: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """Limits that hold the observed score too, which a metric that falls with recall may lie outside of."""
+    return np.minimum(limits[0], observed), np.maximum(limits[1], observed)
+
+
+def _unknown(n_probes: int) -> tuple[Floats, Floats]:
+    return np.full(n_probes, np.nan), np.full(n_probes, np.nan)
+
+
+def neuron_predictions(
+    scores: NeuronScores,
+    X: ArrayLike,
+    neurons: ArrayLike,
+    rows: ArrayLike,
+    *,
+    offset: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+) -> NDArray[np.bool_]:
+    """(n_rows, n_shortlist) what the fitted probes of some neurons predict on some rows.
+
+    Parameters
+    ----------
+    scores:
+        What `score_neurons` gave for these arrays.
+    X, offset, scale:
+        As in `single.score_neurons`.
+    neurons:
+        (n_shortlist,) neuron numbers.
+    rows:
+        (n_rows,) rows of X.
+    """
+    chosen, table = np.asarray(neurons, np.intp), np.asarray(X)
+    values = table[np.asarray(rows, np.intp)][:, chosen].astype(np.float64)
+    if table.dtype == np.uint8:
+        low = np.zeros(len(chosen)) if offset is None else np.asarray(offset, np.float64)[chosen]
+        step = np.ones(len(chosen)) if scale is None else np.asarray(scale, np.float64)[chosen]
+        values = low + step * values
+    return np.asarray(scores.intercept[chosen] + scores.coef[chosen] * values > 0)
 
 
 def neuron_intervals(
@@ -195,18 +445,16 @@ def neuron_intervals(
     part: str = "test",
     offset: ArrayLike | None = None,
     scale: ArrayLike | None = None,
-    n_bootstrap: int = 1000,
+    n_bootstrap: int = N_BOOTSTRAP,
     level: float = 0.95,
     rng: np.random.Generator | int = 0,
 ) -> tuple[Floats, Floats]:
-    """Bootstrap intervals of the MCC of some neurons' fitted probes on one split (see `bootstrap_interval`).
+    """Intervals of the MCC of some neurons' fitted probes on one split (see `score_interval`).
 
     Parameters
     ----------
-    scores:
-        What `score_neurons` gave for these arrays.
-    neurons:
-        (n_shortlist,) neuron numbers.
+    scores, neurons, offset, scale:
+        As in `neuron_predictions`.
     part:
         ``train``, ``validation`` or ``test``.
 
@@ -214,319 +462,9 @@ def neuron_intervals(
     -------
     low, high: (n_shortlist,) each.
     """
-    chosen = np.asarray(neurons, np.intp)
     labels = as_signs(y, labelled)
     rows = np.flatnonzero((np.asarray(split) == SPLITS.index(part)) & (labels != 0))
-    table = np.asarray(X)
-    values = table[:, chosen][rows].astype(np.float64)
-    if table.dtype == np.uint8:
-        low = np.zeros(len(chosen)) if offset is None else np.asarray(offset, np.float64)[chosen]
-        step = np.ones(len(chosen)) if scale is None else np.asarray(scale, np.float64)[chosen]
-        values = low + step * values
-    predicted = scores.intercept[chosen] + scores.coef[chosen] * values > 0
-    return bootstrap_interval(
+    predicted = neuron_predictions(scores, X, neurons, rows, offset=offset, scale=scale)
+    return score_interval(
         labels[rows] > 0, predicted, np.asarray(groups)[rows], n_bootstrap=n_bootstrap, level=level, rng=rng
     )
-
-
-# ------------------------------------------------------------------------------------- permutation null of the maximum
-
-
-@dataclass(frozen=True, eq=False)
-class LabelPermutations:
-    """Permuted training labels of several features, made once for all layers of a model.
-
-    Attributes
-    ----------
-    rows:
-        (n_train,) rows of the arrays they were made from: train, labelled by at least one feature.
-    contrasts:
-        One array per feature, the true labels first: (n_units, 1 + n_permutations) float32. Its product with the rows'
-        (or groups' summed) ranks is the difference of class means in units of its standard error under no difference.
-    units:
-        One array or None per feature: (n_train,) group of each row where whole groups exchange labels, so that ranks are
-        summed by group first; None where labels are exchanged between rows of a group.
-    kind:
-        One word per feature: ``groups``, ``within_groups`` or ``mixed``.
-    """
-
-    rows: NDArray[np.intp]
-    contrasts: tuple[NDArray[np.float32], ...]
-    units: tuple[NDArray[np.intp] | None, ...]
-    kind: tuple[str, ...]
-
-    @property
-    def n_permutations(self) -> int:
-        """Permutations beside the true labels."""
-        return self.contrasts[0].shape[1] - 1 if self.contrasts else 0
-
-
-@dataclass(frozen=True, eq=False)
-class MaxNull:
-    """Permutation test of every neuron against the maximum over the layer.
-
-    Attributes
-    ----------
-    p_value:
-        (n_features, n_neurons): (1 + permutations whose largest statistic reaches the neuron's) / (1 + permutations).
-        Already adjusted for the layer's number of neurons (Westfall and Young's single step).
-    statistic:
-        (n_features, n_neurons) difference of the classes' mean ranks over its standard error without grouping.
-    null_maximum:
-        (n_features, n_permutations) largest |statistic| over neurons in each permutation.
-    """
-
-    p_value: Floats
-    statistic: Floats
-    null_maximum: Floats
-
-
-def permute_labels(
-    Y: Labels,
-    groups: ArrayLike | None,
-    *,
-    labelled: ArrayLike | None = None,
-    split: ArrayLike,
-    n_permutations: int = 200,
-    max_rows: int | None = None,
-    rng: np.random.Generator | int = 0,
-) -> LabelPermutations:
-    """Permute training labels in ways that leave their law unchanged where a feature says nothing about activations.
-
-    *Whole groups*: groups whose labelled rows all agree (a document's language) exchange labels with one another; rows of
-    a group stay together, so their dependence stays too. *Within groups*: in a group with both labels (a document's
-    tokens) labels are exchanged between its rows; whatever the document as a whole brings about remains in both the
-    statistic and its null. A feature with groups of both kinds does both at once. With few groups the number of distinct
-    permutations is small and p-values cannot be: nine groups in three threes have 84 ways to choose three.
-
-    Parameters
-    ----------
-    Y:
-        (n_samples, n_features) or (n_samples,), coded as in `single.score_neurons`.
-    labelled:
-        (n_samples,) or Y's shape, bool: which labels count.
-    groups:
-        (n_samples,); each sample its own group if None.
-    max_rows:
-        Training rows to use at most, drawn at random; all if None. The test stays valid on fewer rows and loses power; its
-        cost is proportional to them wherever labels vary inside groups.
-
-    Raises
-    ------
-    DataError
-        If shapes or labels do not fit, or train lacks a class of some feature.
-    """
-    signs = as_signs(Y, labelled)
-    labels, codes = check_labels(SignedLabels(signs), split, signs.shape[0])
-    check_classes(labels, codes)
-    rows = np.flatnonzero((codes == 0) & (labels != 0).any(axis=1))
-    names = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    if len(names) != len(labels):
-        raise DataError(f"{len(labels)} labels with {len(names)} groups; expected one each.")
-    generator = np.random.default_rng(rng)
-    if max_rows is not None and max_rows < len(rows):
-        rows = np.sort(generator.choice(rows, max_rows, replace=False))
-        check_classes(labels[rows], codes[rows])
-    group = np.unique(names[rows], return_inverse=True)[1].reshape(-1)
-    seeds = generator.integers(0, 2**63, size=2)
-    # Features share their permutations, so that features labelled alike are exchanged alike.
-    built = [_permute_one(labels[rows, f], group, n_permutations, seeds) for f in range(labels.shape[1])]
-    return LabelPermutations(
-        rows=rows,
-        contrasts=tuple(contrast for contrast, _, _ in built),
-        units=tuple(unit for _, unit, _ in built),
-        kind=tuple(kind for _, _, kind in built),
-    )
-
-
-def _permute_one(
-    label: NDArray[np.int8], group: NDArray[np.intp], n_permutations: int, seeds: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.intp] | None, str]:
-    n_groups = int(group.max()) + 1
-    n_labelled = np.bincount(group, label != 0, minlength=n_groups)
-    n_positive = np.bincount(group, label > 0, minlength=n_groups)
-    whole = np.flatnonzero((n_labelled > 0) & ((n_positive == 0) | (n_positive == n_labelled)))
-    mixed = (n_positive > 0) & (n_positive < n_labelled)
-    by_group, by_row = np.random.default_rng(seeds[0]), np.random.default_rng(seeds[1])
-    group_label = np.zeros((n_groups, 1 + n_permutations), np.int8)
-    truth = np.where(n_positive > 0, 1, -1).astype(np.int8)[whole]
-    group_label[whole, 0] = truth
-    for column in range(1, 1 + n_permutations):
-        group_label[whole, column] = truth[by_group.permutation(len(whole))]
-    if not mixed.any():
-        sizes = n_labelled.astype(np.float64)
-        return _contrast(group_label, sizes), group, "groups"
-    table = np.zeros((len(label), 1 + n_permutations), np.int8)
-    labelled = label != 0
-    table[labelled] = group_label[group[labelled]]
-    inside = np.flatnonzero(labelled & mixed[group])
-    inside = inside[np.argsort(group[inside], kind="stable")]
-    block = group[inside].astype(np.float64)
-    table[inside, 0] = label[inside]
-    for column in range(1, 1 + n_permutations):
-        table[inside, column] = label[inside[np.argsort(block + by_row.random(len(inside)))]]
-    return _contrast(table, np.ones(len(label))), None, "mixed" if len(whole) else "within_groups"
-
-
-def _contrast(labels: NDArray[np.int8], sizes: Floats) -> NDArray[np.float32]:
-    """Columns c with c·r = (mean rank of positives − of negatives) / √(1/n₊ + 1/n₋); r sums ranks over a unit's rows."""
-    n_positive = sizes @ (labels > 0)
-    n_negative = sizes @ (labels < 0)
-    unit = np.sqrt(1.0 / n_positive + 1.0 / n_negative)
-    out = np.where(labels > 0, 1.0 / (n_positive * unit), 0.0) - np.where(labels < 0, 1.0 / (n_negative * unit), 0.0)
-    return out.astype(np.float32)
-
-
-def max_null(
-    X: ArrayLike,
-    Y: Labels | None = None,
-    groups: ArrayLike | None = None,
-    *,
-    labelled: ArrayLike | None = None,
-    split: ArrayLike | None = None,
-    n_permutations: int = 200,
-    rng: np.random.Generator | int = 0,
-    permutations: LabelPermutations | None = None,
-) -> MaxNull:
-    """Permutation null of the maximum over a layer's neurons, for every feature.
-
-    The statistic is the difference of the classes' mean ranks (training rows, ties at their middle, each neuron's ranks
-    to unit variance): the rank-sum test's, up to its standard error. All permutations of all features are one matrix
-    product with the ranks, which are shared.
-
-    Parameters
-    ----------
-    X:
-        (n_samples, n_neurons) uint8 levels or floats (quantised to 256 levels). Ranks need no offset or scale.
-    Y, groups, labelled, split, n_permutations, rng:
-        As in `permute_labels`; not used where `permutations` is given.
-    permutations:
-        Made once by `permute_labels` for all layers.
-
-    Raises
-    ------
-    DataError
-        As `permute_labels`.
-    """
-    table = np.asarray(X)
-    if permutations is None:
-        if Y is None or split is None:
-            raise DataError("max_null got neither labels and split nor permutations.", remedy="Pass Y and split.")
-        permutations = permute_labels(Y, groups, labelled=labelled, split=split, n_permutations=n_permutations, rng=rng)
-    ranks = _ranks(table, permutations.rows)
-    n_features, n_neurons, n_draws = len(permutations.contrasts), table.shape[1], permutations.n_permutations
-    statistic = np.empty((n_features, n_neurons))
-    null = np.zeros((n_features, n_draws))
-    summed: dict[int, NDArray[np.float32]] = {}
-    for feature, (contrast, unit) in enumerate(zip(permutations.contrasts, permutations.units, strict=True)):
-        rows = ranks
-        if unit is not None:
-            if id(unit) not in summed:
-                summed[id(unit)] = _sum_by(ranks, unit, contrast.shape[0])
-            rows = summed[id(unit)]
-        product = contrast.T @ rows
-        statistic[feature] = product[0]
-        if n_draws:
-            # Two passes without an absolute copy of the largest array here.
-            null[feature] = np.maximum(product[1:].max(axis=1), -product[1:].min(axis=1))
-    reached = _count_at_least(null, np.abs(statistic))
-    return MaxNull((1.0 + reached) / (1.0 + n_draws), statistic, null)
-
-
-def _ranks(table: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """(n_rows, n_neurons) middle ranks of the levels among `rows`, each neuron to mean 0 and variance 1 (0 if constant)."""
-    codes = table[rows]
-    if codes.dtype != np.uint8:
-        codes, _, _ = quantise(codes)
-    out = np.empty(codes.shape, np.float32)
-    columns = LabelColumns((np.arange(len(rows)),), ((slice(0, len(rows)),),), (0,), (0,))
-    for start in range(0, codes.shape[1], 256):
-        neurons = slice(start, min(start + 256, codes.shape[1]))
-        counted = count_tables(codes, columns, neurons)[0]
-        count = counted[0].astype(np.float64)
-        middle = np.cumsum(count, axis=1) - 0.5 * count - 0.5 * len(rows)
-        spread = np.sqrt(np.einsum("ij,ij->i", count, middle**2) / len(rows))
-        middle *= np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)[:, None]
-        flat = codes[:, neurons] + np.arange(count.shape[0], dtype=np.int32) * N_LEVELS
-        out[:, neurons] = middle.astype(np.float32).ravel().take(flat)
-    return out
-
-
-def _sum_by(ranks: NDArray[np.float32], unit: NDArray[np.intp], n_units: int) -> NDArray[np.float32]:
-    """Sums of the rows of each unit, (n_units, n_neurons)."""
-    if n_units == len(ranks) and np.array_equal(unit, np.arange(n_units)):
-        return ranks
-    order = np.argsort(unit, kind="stable")
-    starts = np.searchsorted(unit[order], np.arange(n_units))
-    return np.add.reduceat(ranks[order], starts, axis=0)
-
-
-def _count_at_least(null: Floats, statistic: Floats) -> Floats:
-    """(n_features, n_neurons) how many of a feature's null maxima reach each statistic, rounding errors aside."""
-    out = np.empty(statistic.shape)
-    for feature, maxima in enumerate(null):
-        ordered = np.sort(maxima)
-        # float32 sums in another order: a permutation that repeats the true labels must count as reaching them.
-        out[feature] = len(ordered) - np.searchsorted(ordered, statistic[feature] * (1 - 1e-5), side="left")
-    return out
-
-
-# ---------------------------------------------------------------------------------------------- false discovery rates
-
-
-def benjamini_hochberg(p: ArrayLike) -> Floats:
-    """Q-values of a family of p-values: the false discovery rate at which each is rejected (Benjamini, Hochberg 1995).
-
-    NaN stays NaN and does not count.
-    """
-    values = np.asarray(p, np.float64)
-    flat = values.ravel()
-    known = np.flatnonzero(np.isfinite(flat))
-    order = known[np.argsort(flat[known])]
-    scaled = flat[order] * len(order) / np.arange(1, len(order) + 1)
-    out = np.full(flat.shape, np.nan)
-    out[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return out.reshape(values.shape)
-
-
-class FamilyRates:
-    """Q-values of neurons whose p-values are already adjusted within their family (a layer and feature).
-
-    A family is judged by its smallest p-value; the false discovery rate (Benjamini and Hochberg 1995) runs over families.
-    A neuron's q-value is the rate at which its family would be rejected had its own p-value been the family's smallest.
-
-    Parameters
-    ----------
-    smallest:
-        (n_families,) smallest p-value of each family of a run.
-    """
-
-    def __init__(self, smallest: ArrayLike) -> None:
-        self._order = np.sort(np.asarray(smallest, np.float64))
-        n = len(self._order)
-        rates = (self._order * n / np.arange(1, n + 1))[::-1]
-        self._rates = np.minimum(np.minimum.accumulate(rates)[::-1], 1.0)
-
-    def q_values(self, family: ArrayLike) -> Floats:
-        """(n_neurons,) q-values of one family's p-values."""
-        p_values, n = np.asarray(family, np.float64), len(self._order)
-        position = np.searchsorted(self._order, p_values, side="left")
-        q_values = np.where(position >= n, p_values, self._rates[np.minimum(position, n - 1)])
-        return np.where(np.isfinite(p_values), np.maximum(q_values, p_values), np.nan)
-
-
-def smallest_p_value(family: ArrayLike) -> float:
-    """What a family is judged by; 1 where none of its p-values is a number."""
-    return float(np.nanmin(np.asarray(family, np.float64), initial=1.0))
-
-
-def family_q_values(families: Sequence[ArrayLike]) -> list[Floats]:
-    """Q-values of all families of a run at once; see `FamilyRates`.
-
-    Parameters
-    ----------
-    families:
-        One (n_neurons,) array of `MaxNull.p_value` per layer and feature of a run.
-    """
-    rates = FamilyRates([smallest_p_value(family) for family in families])
-    return [rates.q_values(family) for family in families]

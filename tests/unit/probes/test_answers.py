@@ -13,7 +13,7 @@ import pytest
 
 from sparse_probing import schemas
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.probes import METHODS, uncertainty
+from sparse_probing.probes import METHODS, permutations, uncertainty
 from sparse_probing.probes.baselines import feature_baselines
 from sparse_probing.probes.counts import count_levels
 from sparse_probing.probes.elastic_net import fit_elastic_net
@@ -67,10 +67,10 @@ def test_every_coding_of_two_classes_means_the_same(planted: Planted, coding: st
     found = count_levels(planted.X, y, planted.split)[0].counts
     np.testing.assert_array_equal(found, count_levels(planted.X, planted.y, planted.split)[0].counts)
     assert feature_baselines(planted.X, y, planted.groups, dense=False, **planted.keywords)[0].metrics["train"]
-    null = uncertainty.max_null(planted.X, y, planted.groups, split=planted.split, n_permutations=20)
+    null = permutations.max_null(planted.X, y, planted.groups, split=planted.split, n_permutations=20)
     np.testing.assert_array_equal(
         null.p_value,
-        uncertainty.max_null(planted.X, planted.y, planted.groups, split=planted.split, n_permutations=20).p_value,
+        permutations.max_null(planted.X, planted.y, planted.groups, split=planted.split, n_permutations=20).p_value,
     )
     short = [
         uncertainty.neuron_intervals(wanted, planted.X, labels, planted.groups, [3], **planted.keywords)
@@ -128,10 +128,10 @@ def test_minus_one_zero_and_one_are_not_guessed(planted: Planted) -> None:
         lambda: fit_optimal(planted.values, y, 1),
         lambda: fit_optimal_path(planted.values, y, [1]),
         lambda: count_levels(planted.X, y, planted.split),
-        lambda: uncertainty.permute_labels(y, None, split=planted.split),
+        lambda: permutations.permute_labels(y, None, split=planted.split),
         lambda: trainable_features(y, planted.split),
         lambda: classification_metrics(y, planted.values[:, 3]),
-        lambda: uncertainty.bootstrap_interval(y, y > 0, planted.groups),
+        lambda: uncertainty.score_interval(y, y > 0, planted.groups),
     )
     for call in calls:
         with pytest.raises(DataError, match=r"0 may mean negative or not labelled.*NaN.*labelled=") as caught:

@@ -72,11 +72,11 @@ def test_tables_carry_the_model_s_numbers(neurons: list[int]) -> None:
 
 
 def test_a_run_of_one_width_has_the_basis_it_always_had() -> None:
-    from sparse_probing.probes import baselines, uncertainty
+    from sparse_probing.probes import baselines, permutations
 
     found = labels()
     generator = np.random.default_rng(PROBING.seed)
-    uncertainty.permute_labels(found.labels, found.groups, split=found.split, n_permutations=10, rng=generator)
+    permutations.permute_labels(found.labels, found.groups, split=found.split, n_permutations=10, rng=generator)
     wanted = baselines.random_rotation(6, generator)
     rotations = inputs(found, 6, 6, 6).rotations
     assert list(rotations) == [6]
