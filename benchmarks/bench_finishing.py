@@ -48,6 +48,7 @@ def write_layer(root: Location, layer: int, n_neurons: int, n_features: int) -> 
         "neuron_scores": pa.Table.from_arrays(columns, schema=schemas.NEURON_SCORES),
         "probe_fits": schemas.PROBE_FITS.empty_table(),
         "probe_supports": schemas.PROBE_SUPPORTS.empty_table(),
+        "test_predictions": schemas.TEST_PREDICTIONS.empty_table(),
     }
     results.write_part(root, RUN, results.layer_part(layer), tables)
 
@@ -55,7 +56,7 @@ def write_layer(root: Location, layer: int, n_neurons: int, n_features: int) -> 
 def stream(folder: str, layers: int) -> None:
     """As a study does it."""
     root = Location.open(folder)
-    best_layers_of_run(root, RUN, range(layers))
+    best_layers_of_run(root, RUN, range(layers), schemas.FEATURES.empty_table())
     tables = finished_tables(root, RUN, range(layers), [])
     for kind in results.PART_KINDS:
         results.write_fragment(root, kind, RUN, tables[kind], spec={}, digest="synthetic")

@@ -68,6 +68,12 @@ class ModelSpec(Spec):
         min_length=1,
         description="Branch, tag or commit of a hub repository; subfolder of a local folder.",
     )
+    training_step: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_COUNT,
+        description="Step of training, which orders checkpoints; the number that ends the revision if absent.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="auto: the dtype of the model's files where the device multiplies it at least as fast as float32, "

@@ -244,6 +244,43 @@ PROBE_SUPPORTS = pa.schema(
     ]
 )
 
+# One row per run and feature: what its test rows are judged by, in the order of the stored rows (packed, see store.predictions).
+TEST_LABELS = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("feature", pa.string()),
+        _field("n_rows", pa.int64()),
+        _field("truth", pa.binary()),
+        _field("group_code", pa.binary()),
+    ]
+)
+
+# One row per shortlisted neuron and per fit: what it predicts on the feature's test rows. probe_id: the fit's id, or layer/neuron.
+# truth: what it was judged by where that is not the feature's own (shuffled labels).
+TEST_PREDICTIONS = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("feature", pa.string()),
+        _field("probe_id", pa.string()),
+        _field("predicted", pa.binary()),
+        _field("truth", pa.binary(), nullable=True),
+    ]
+)
+
+# One row per pair of neurons or fits that a view sets side by side: the score of the one less that of the other on test rows.
+COMPARISONS = pa.schema(
+    [
+        _field("run_id", pa.string()),
+        _field("feature", pa.string()),
+        _field("metric", pa.string()),
+        _field("probe_id", pa.string()),
+        _field("other_run_id", pa.string()),
+        _field("other_probe_id", pa.string()),
+        _field("difference_low", pa.float64()),
+        _field("difference_high", pa.float64()),
+    ]
+)
+
 # One row per neuron and context, best first. `position` is that of the token read; null for rows pooled by mean or max.
 NEURON_CONTEXTS = pa.schema(
     [
@@ -279,10 +316,23 @@ TABLES: dict[str, pa.Schema] = {
     "neuron_scores": NEURON_SCORES,
     "probe_fits": PROBE_FITS,
     "probe_supports": PROBE_SUPPORTS,
+    "test_labels": TEST_LABELS,
+    "test_predictions": TEST_PREDICTIONS,
+    "comparisons": COMPARISONS,
     "check_results": CHECK_RESULTS,
 }
 # What a run writes, `runs` last: a run is finished when every kind is there.
-RESULT_KINDS = ("features", "neuron_scores", "probe_fits", "probe_supports", "runs")
+RESULT_KINDS = (
+    "features",
+    "neuron_scores",
+    "probe_fits",
+    "probe_supports",
+    "test_labels",
+    "test_predictions",
+    "runs",
+)
+# Kinds that runs of earlier probing versions lack, and are loaded without.
+LATER_KINDS = frozenset({"test_labels", "test_predictions"})
 # Columns that say when or how long, and so differ between two runs that agree on every result: no digest covers them.
 TIME_COLUMNS: dict[str, tuple[str, ...]] = {"runs": ("created_at",), "probe_fits": ("fit_seconds",)}
 VOLATILE_COLUMNS = frozenset({"created_at", "checked_at", "fit_seconds", "package_versions"})

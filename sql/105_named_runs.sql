@@ -3,7 +3,8 @@
 -- revision: as the model's source calls it; where other weights were once found under it (a folder was overwritten), with the
 -- first digits of the weights' digest. Both hold within this database.
 -- superseded_by: the newest run that answers the same question, where that is another; rankings and checks leave such runs out.
--- training_step: the number that ends the revision as the study asked for it (step1000), which a commit or a version has not.
+-- requested_revision: what the study asked for (step1000); resolved_revision: what that was (a commit, a version, local).
+-- training_step: as the profile gives it, or the number that ends the requested revision. Commits and versions have none.
 create view named_runs as
 with identified as (
     select
@@ -11,7 +12,8 @@ with identified as (
         model as short_name,
         coalesce(spec ->> '$.model.id', model) as model_id,
         revision as source_revision,
-        coalesce(spec ->> '$.model.revision', revision) as asked_revision,
+        coalesce(spec ->> '$.model.revision', revision) as requested_revision,
+        try_cast(spec ->> '$.model.training_step' as bigint) as given_step,
         weights_digest
     from runs
 ),
@@ -107,7 +109,17 @@ select
         when revisions.n_weights = 1 then runs.revision
         else format('{}+{}', runs.revision, left(runs.weights_digest, 8))
     end as revision,
-    try_cast(regexp_extract(identified.asked_revision, '([0-9]+)$', 1) as bigint) as training_step,
+    identified.requested_revision,
+    identified.source_revision as resolved_revision,
+    case
+        when identified.given_step is not null then identified.given_step
+        -- a commit, whole or short
+        when regexp_full_match(identified.requested_revision, '[0-9a-f]{40}') then null
+        when
+            regexp_full_match(identified.requested_revision, '[0-9a-f]{7,}')
+            and regexp_matches(identified.requested_revision, '[a-f]') then null
+        else try_cast(regexp_extract(identified.requested_revision, '(^|[^0-9.])([0-9]+)$', 2) as bigint)
+    end as training_step,
     runs.weights_digest,
     runs.tokenizer_digest,
     runs.collection,

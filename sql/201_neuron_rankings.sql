@@ -1,52 +1,84 @@
 -- one row per run, feature and shortlisted neuron: its rank in the whole model
 -- Shortlisted per layer on train, ordered by validation, reported on test: the test split never decides an order.
--- ties: shortlisted neurons of the feature with the same validation_mcc, this one included.
+-- difference_low, difference_high: interval of the test mcc of the neuron that ranks first less this one's, on the same rows.
+-- ties: the first neuron, and those that it is not shown to beat: that interval does not lie above 0. Null if none was compared.
 create view neuron_rankings as
 with ranked as (
     select
+        shortlisted_neurons.run_id,
+        shortlisted_neurons.feature,
+        shortlisted_neurons.layer,
+        shortlisted_neurons.neuron,
+        ordered_neurons.rank,
+        shortlisted_neurons.layer_rank,
+        shortlisted_neurons.coef,
+        shortlisted_neurons.intercept,
+        shortlisted_neurons.threshold,
+        shortlisted_neurons.direction,
+        shortlisted_neurons.mean_difference,
+        shortlisted_neurons.train_mcc,
+        shortlisted_neurons.train_roc_auc,
+        shortlisted_neurons.validation_mcc,
+        shortlisted_neurons.validation_mcc_low,
+        shortlisted_neurons.validation_mcc_high,
+        shortlisted_neurons.validation_f1,
+        shortlisted_neurons.validation_precision,
+        shortlisted_neurons.validation_recall,
+        shortlisted_neurons.validation_balanced_accuracy,
+        shortlisted_neurons.validation_roc_auc,
+        shortlisted_neurons.validation_average_precision,
+        shortlisted_neurons.test_mcc,
+        shortlisted_neurons.test_mcc_low,
+        shortlisted_neurons.test_mcc_high,
+        shortlisted_neurons.test_f1,
+        shortlisted_neurons.test_precision,
+        shortlisted_neurons.test_recall,
+        shortlisted_neurons.test_balanced_accuracy,
+        shortlisted_neurons.test_roc_auc,
+        shortlisted_neurons.test_average_precision,
+        shortlisted_neurons.p_value,
+        shortlisted_neurons.q_value
+    from shortlisted_neurons
+    inner join ordered_neurons
+        on
+            shortlisted_neurons.run_id = ordered_neurons.run_id
+            and shortlisted_neurons.feature = ordered_neurons.feature
+            and shortlisted_neurons.layer = ordered_neurons.layer
+            and shortlisted_neurons.neuron = ordered_neurons.neuron
+),
+
+leaders as (
+    select
         run_id,
         feature,
-        layer,
-        neuron,
-        row_number() over (
-            partition by run_id, feature
-            order by
-                validation_mcc desc nulls last,
-                train_mcc desc nulls last,
-                train_roc_auc desc nulls last,
-                layer,
-                neuron
-        ) as rank,
-        count(*) over (partition by run_id, feature, validation_mcc) as ties,
-        layer_rank,
-        coef,
-        intercept,
-        threshold,
-        direction,
-        mean_difference,
-        train_mcc,
-        train_roc_auc,
-        validation_mcc,
-        validation_mcc_low,
-        validation_mcc_high,
-        validation_f1,
-        validation_precision,
-        validation_recall,
-        validation_balanced_accuracy,
-        validation_roc_auc,
-        validation_average_precision,
-        test_mcc,
-        test_mcc_low,
-        test_mcc_high,
-        test_f1,
-        test_precision,
-        test_recall,
-        test_balanced_accuracy,
-        test_roc_auc,
-        test_average_precision,
-        p_value,
-        q_value
-    from shortlisted_neurons
+        format('{}/{}', layer, neuron) as probe_id
+    from ranked
+    where rank = 1
+),
+
+behind as (
+    select
+        comparisons.run_id,
+        comparisons.feature,
+        comparisons.other_probe_id,
+        comparisons.difference_low,
+        comparisons.difference_high
+    from comparisons
+    inner join leaders
+        on
+            comparisons.run_id = leaders.run_id
+            and comparisons.feature = leaders.feature
+            and comparisons.probe_id = leaders.probe_id
+    where comparisons.metric = 'mcc' and comparisons.other_run_id = comparisons.run_id
+),
+
+tied as (
+    select
+        run_id,
+        feature,
+        1 + count_if(difference_low <= 0) as ties
+    from behind
+    group by run_id, feature
 )
 
 select
@@ -63,7 +95,9 @@ select
     ranked.layer,
     ranked.neuron,
     ranked.rank,
-    ranked.ties,
+    tied.ties,
+    behind.difference_low,
+    behind.difference_high,
     'validation_mcc' as selection_metric,
     ranked.layer_rank,
     ranked.coef,
@@ -101,4 +135,10 @@ select
     probed_features.n_test_groups_positive
 from ranked
 inner join probed_features
-    on ranked.run_id = probed_features.run_id and ranked.feature = probed_features.feature;
+    on ranked.run_id = probed_features.run_id and ranked.feature = probed_features.feature
+left join behind
+    on
+        ranked.run_id = behind.run_id
+        and ranked.feature = behind.feature
+        and format('{}/{}', ranked.layer, ranked.neuron) = behind.other_probe_id
+left join tied on ranked.run_id = tied.run_id and ranked.feature = tied.feature;

@@ -13,6 +13,7 @@ with responses as (
         layer,
         neuron,
         collection || '.' || feature as qualified_feature,
+        arg_max(direction, validation_mcc) as direction,
         max(validation_mcc) as validation_mcc
     from neuron_rankings
     where validation_mcc >= 0.5
@@ -29,6 +30,7 @@ select
     neuron,
     count(*) as n_features,
     list(qualified_feature order by validation_mcc desc, qualified_feature) as features,
+    list(direction order by validation_mcc desc, qualified_feature) as directions,
     list(validation_mcc order by validation_mcc desc, qualified_feature) as validation_mccs
 from responses
 group by model, model_id, revision, weights_digest, hook, layer, neuron

@@ -1,6 +1,6 @@
 -- one row per run and feature of a model probed at several revisions: its best neuron, in the order of training
 -- A series holds checkpoints of one model id that can be compared: same dataset, hook, neurons, pooling, probing and formats.
--- The number that ends the revision asked for (step1000, main-20) is the training step; revisions without one come last.
+-- Revisions without a training step come last.
 create view checkpoint_trajectories as
 with best as (
     select

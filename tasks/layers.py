@@ -6,7 +6,7 @@ No reading and no writing of artifacts; `tasks.probes` does that.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from sparse_probing.probes.permutations import LabelPermutations
 from sparse_probing.probes.results import ProbeFit
 from sparse_probing.store.labels import LabelMatrix
 from sparse_probing.store.matrices import LayerMatrix
+from sparse_probing.store.predictions import pack, pack_groups
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
     values = matrix.values()
     turned = (values - values[labels.split == 0].mean(axis=0)) @ inputs.rotations[values.shape[1]]
     score_tables = [schemas.NEURON_SCORES.empty_table()]
+    predictions = [schemas.TEST_PREDICTIONS.empty_table()]
     fits = {
         feature: _regression_fits(inputs, matrix, feature, turned, arrays) for feature in labels.regression_features
     }
@@ -87,6 +89,7 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
         seed = _seed(probing.seed, feature, matrix.layer)
         p_value = null.p_value[column]
         score_tables.append(_score_table(inputs, matrix, feature, scored[column], p_value, y, arrays, seed))
+        predictions.append(_neuron_predictions(inputs, matrix, feature, scored[column], y, arrays))
         fits[feature] = [
             fit
             for method in probing.methods
@@ -104,9 +107,12 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
             rng=seed,
             **arrays,
         )
+    tables = fit_tables(inputs.run_id, matrix.layer, matrix.neurons, fits)
+    predictions.append(tables["test_predictions"])
     return {
         "neuron_scores": pa.concat_tables(score_tables).combine_chunks(),
-        **fit_tables(inputs.run_id, matrix.layer, matrix.neurons, fits),
+        **tables,
+        "test_predictions": pa.concat_tables(predictions).combine_chunks(),
     }
 
 
@@ -164,15 +170,19 @@ def _regression_fits(
 def fit_tables(
     run_id: str, layer: int, neurons: NDArray[np.int32], fits: dict[str, list[ProbeFit]]
 ) -> dict[str, pa.Table]:
-    """Fits of one layer, by feature, as rows of probe_fits and probe_supports.
+    """Fits of one layer, by feature, as rows of probe_fits, probe_supports and test_predictions.
 
     `neurons` (n_neurons,) are the model's numbers of the columns; directions of a random basis keep their own.
     """
-    rows, supports = [], []
+    rows, supports, predictions = [], [], []
     for feature, found in fits.items():
         for fit in found:
             where = {"run_id": run_id, "fit_id": _fit_id(run_id, feature, layer, fit), "layer": layer}
             rows.append(where | {"feature": feature} | fit.row())
+            if fit.test_predicted is not None:
+                truth = None if fit.test_truth is None else pack(fit.test_truth)
+                predicted = {"probe_id": where["fit_id"], "predicted": pack(fit.test_predicted), "truth": truth}
+                predictions.append({"run_id": run_id, "feature": feature} | predicted)
             for row in fit.support_rows():
                 if fit.variant != "random_rotation":
                     row["neuron"] = int(neurons[row["neuron"]])
@@ -180,6 +190,7 @@ def fit_tables(
     return {
         "probe_fits": pa.Table.from_pylist(rows, schema=schemas.PROBE_FITS),
         "probe_supports": pa.Table.from_pylist(supports, schema=schemas.PROBE_SUPPORTS),
+        "test_predictions": pa.Table.from_pylist(predictions, schema=schemas.TEST_PREDICTIONS),
     }
 
 
@@ -279,6 +290,51 @@ def _score_table(
     )
 
 
+def _neuron_predictions(
+    inputs: ProbingInputs,
+    matrix: LayerMatrix,
+    feature: str,
+    scores: NeuronScores,
+    y: SignedLabels,
+    arrays: dict[str, Any],
+) -> pa.Table:
+    """What the shortlisted neurons predict on the feature's test rows."""
+    chosen = np.sort(scores.train_order()[: inputs.probing.shortlist])
+    quantisation = {name: arrays[name] for name in ("offset", "scale") if name in arrays}
+    predicted = uncertainty.neuron_predictions(
+        scores, matrix.codes, chosen, rows_of_test(inputs.labels, y.signs), **quantisation
+    )
+    rows = [
+        {"run_id": inputs.run_id, "feature": feature, "probe_id": f"{matrix.layer}/{neuron}", "predicted": pack(column)}
+        for neuron, column in zip(matrix.neurons[chosen], predicted.T, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=schemas.TEST_PREDICTIONS)
+
+
+def rows_of_test(labels: LabelMatrix, known: NDArray[Any]) -> NDArray[np.intp]:
+    """Test rows of a feature: those where `known` (n_rows,), its labels, is not 0."""
+    return np.flatnonzero((labels.split == schemas.SPLITS.index("test")) & (known != 0))
+
+
+def labels_of_test(run_id: str, labels: LabelMatrix) -> pa.Table:
+    """What the test rows of every feature are judged by, and the group of each."""
+    rows = []
+    for feature, signs in zip(labels.features, labels.labels.T, strict=True):
+        at = rows_of_test(labels, signs)
+        rows.append(_labels_row(run_id, labels, feature, at, signs[at] > 0))
+    for feature, target in zip(labels.regression_features, labels.targets.T, strict=True):
+        at = rows_of_test(labels, ~np.isnan(target))
+        rows.append(_labels_row(run_id, labels, feature, at, target[at]))
+    return pa.Table.from_pylist(rows, schema=schemas.TEST_LABELS)
+
+
+def _labels_row(
+    run_id: str, labels: LabelMatrix, feature: str, rows: NDArray[np.intp], truth: NDArray[Any]
+) -> dict[str, Any]:
+    codes = pack_groups(labels.groups[rows])
+    return {"run_id": run_id, "feature": feature, "n_rows": len(rows), "truth": pack(truth), "group_code": codes}
+
+
 def _repeat(value: str, n: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([value])).cast(pa.string())
 
@@ -292,34 +348,3 @@ def _sparse(values: NDArray[np.float64], at: NDArray[np.intp], n: int) -> pa.Arr
 
 def _column(values: Any, kind: pa.DataType) -> pa.Array:
     return values.cast(kind) if isinstance(values, pa.Array) else pa.array(np.asarray(values)).cast(kind, safe=False)
-
-
-# What `best_layers` reads of neuron_scores and of probe_fits.
-BEST_SCORE_COLUMNS = ("shortlisted", "feature", "layer", "validation_mcc", "train_mcc")
-BEST_FIT_COLUMNS = ("feature", "layer", "validation_r2", "train_r2", "variant")
-
-
-def best_layers(scores: Iterable[pa.Table], fits: Iterable[pa.Table] = ()) -> dict[str, int]:
-    """For each feature, the layer that validation finds best: where costly methods are fitted.
-
-    Parameters
-    ----------
-    scores:
-        neuron_scores of layers: the shortlist's best validation MCC decides.
-    fits:
-        probe_fits of layers: for features without scores, whose targets are numbers, the best validation R² of a real probe.
-    """
-    best: dict[str, tuple[float, float, int]] = {}
-    for table in scores:
-        short = table.filter(table.column("shortlisted"))
-        columns = (short.column(name).to_pylist() for name in BEST_SCORE_COLUMNS)
-        for _, feature, layer, validation, train in zip(*columns, strict=True):
-            best[feature] = max(best.get(feature, (-2.0, -2.0, 0)), (validation, train, -layer))
-    scored = set(best)
-    for table in fits:
-        columns = (table.column(name).to_pylist() for name in BEST_FIT_COLUMNS)
-        for feature, layer, validation, train, variant in zip(*columns, strict=True):
-            if variant == "real" and feature not in scored and train is not None:
-                known = train if validation is None else validation
-                best[feature] = max(best.get(feature, (-np.inf, -np.inf, 0)), (known, train, -layer))
-    return {feature: -key[2] for feature, key in best.items()}

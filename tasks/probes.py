@@ -24,11 +24,9 @@ from sparse_probing.store.locks import owned
 from sparse_probing.store.manifests import Manifest, package_versions, read_manifest
 from sparse_probing.store.matrices import read_layer
 from tasks.layers import (
-    BEST_FIT_COLUMNS,
-    BEST_SCORE_COLUMNS,
     ProbingInputs,
     best_layer_tables,
-    best_layers,
+    labels_of_test,
     layer_tables,
     shared_inputs,
 )
@@ -120,8 +118,9 @@ def probe_layer(run: RunReference, layer: int) -> str:
 @task(name="choose-layers", task_run_name="choose layers {run.title}", **POLICY)
 def choose_layers(run: RunReference) -> dict[int, list[str]]:
     """The layers that hold some feature's best neuron by validation, and the features of each."""
+    features = features_table(run.run_id, _labels(run))
     chosen: dict[int, list[str]] = {}
-    for feature, layer in best_layers_of_run(data_root(), run.run_id, run.layers).items():
+    for feature, layer in best_layers_of_run(data_root(), run.run_id, run.layers, features).items():
         chosen.setdefault(layer, []).append(feature)
     return dict(sorted(chosen.items()))
 
@@ -139,10 +138,13 @@ def probe_best_layer(run: RunReference, layer: int, features: list[str], total: 
     return part
 
 
-def best_layers_of_run(root: Location, run_id: str, layers: Sequence[int]) -> dict[str, int]:
-    """`best_layers` of the layers' parts on disk; a few columns of one layer at a time are in memory."""
-    scores = _of_layers(root, run_id, layers, "neuron_scores", BEST_SCORE_COLUMNS)
-    return best_layers(scores, _of_layers(root, run_id, layers, "probe_fits", BEST_FIT_COLUMNS))
+def best_layers_of_run(root: Location, run_id: str, layers: Sequence[int], features: pa.Table) -> dict[str, int]:
+    """`selecting.best_layers` of the layers' parts on disk; a few columns of one layer at a time are in memory."""
+    from sparse_probing.warehouse import selecting
+
+    scores = _of_layers(root, run_id, layers, "neuron_scores", selecting.SCORE_COLUMNS)
+    fits = (results.read_part(root, run_id, results.layer_part(layer), "probe_fits") for layer in layers)
+    return selecting.best_layers(features, scores, fits)
 
 
 def _of_layers(
@@ -165,9 +167,11 @@ def finish_run(run: RunReference, best_parts: list[str]) -> str:
 
 
 def _finish(run: RunReference, best_parts: list[str], dataset_manifest: Manifest, manifest: Manifest) -> str:
+    labels = _labels(run)
     tables = finished_tables(data_root(), run.run_id, run.layers, best_parts)
     tables |= {
-        "features": [features_table(run.run_id, _labels(run))],
+        "features": [features_table(run.run_id, labels)],
+        "test_labels": [labels_of_test(run.run_id, labels)],
         "runs": [runs_table(run, dataset_manifest, manifest)],
     }
     spec, digest = run.probing.model_dump(mode="json"), _run_digest(run.probing, dataset_manifest, manifest)
@@ -189,6 +193,7 @@ def finished_tables(
         "neuron_scores": (with_q_values(table, rates) for table in parts("neuron_scores", names)),
         "probe_fits": parts("probe_fits", [*names, *best_parts]),
         "probe_supports": parts("probe_supports", [*names, *best_parts]),
+        "test_predictions": parts("test_predictions", [*names, *best_parts]),
     }
 
 

@@ -63,9 +63,11 @@ def _check(run_ids: list[str]) -> list[CheckResult]:
 
 
 def _load() -> LoadReport:
-    from sparse_probing.warehouse import loading
+    from sparse_probing.warehouse import comparing, loading
+    from tasks.comparisons import intervals
 
     report = loading.load_results(_working(), data_root(), snapshot=load_settings().snapshot_path)
+    comparing.compare(_working(), intervals)
     if report.rebuilt_from is not None:
         say_and_log(
             f"Warning: the results database was of another version or damaged. It was moved to {report.rebuilt_from}, "
@@ -140,7 +142,7 @@ def _publish(snapshot: Path) -> None:
 @task(name="write-report", **POLICY)
 def write_report(run_ids: list[str], study: str) -> str:
     """Write the HTML report and leave the rankings as artifacts; returns the report's path."""
-    from sparse_probing.reports import html
+    from sparse_probing.reports import html, tables
     from sparse_probing.warehouse import connect, reads
 
     settings = load_settings()
@@ -148,7 +150,19 @@ def write_report(run_ids: list[str], study: str) -> str:
         path = html.write_report(settings.snapshot_path, settings.reports_dir / "index.html")
     with connect(settings.snapshot_path) as connection:
         best = reads.best_neurons(connection, run_ids)
-    columns = ("model", "collection", "feature", "layer", "neuron", "validation_mcc", "test_mcc", "q_value")
+    columns = (
+        "model",
+        "collection",
+        "feature",
+        "layer",
+        "neuron",
+        "direction",
+        "validation_mcc",
+        "test_mcc",
+        "test_mcc_low",
+        "test_mcc_high",
+        "q_value",
+    )
     rows = [{name: getattr(row, name) for name in columns} for row in best]
     create_table_artifact(key="best-neurons", table=rows, description=f"Best neuron per feature, study {study}")
     lines = [
@@ -156,10 +170,14 @@ def write_report(run_ids: list[str], study: str) -> str:
         "",
         f"{len(rows)} features probed.",
         "",
-        "| feature | neuron | test MCC |",
-        "|---|---|---|",
+        "| feature | neuron | direction | test MCC, 95 % interval |",
+        "|---|---|---|---|",
     ]
-    lines += [f"| {r['feature']} | layer {r['layer']}, neuron {r['neuron']} | {r['test_mcc']:.3f} |" for r in rows]
+    lines += [
+        f"| {row.feature} | layer {row.layer}, neuron {row.neuron} | {tables.direction_word(row.direction)} "
+        f"| {tables.interval(row.test_mcc, row.test_mcc_low, row.test_mcc_high)} |"
+        for row in best
+    ]
     create_markdown_artifact(key="study-summary", markdown="\n".join(lines), description="Rankings and where they lie")
     return str(path)
 

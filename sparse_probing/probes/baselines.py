@@ -7,6 +7,7 @@ a neuron choose it exactly as the real probe does: the best on train, by the sam
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +26,7 @@ METHOD = "baseline"
 
 def prevalence_baseline(data: ProbeData, *, bootstrap: Bootstrap | None = None) -> ProbeFit:
     """No neuron at all: always positive. Its F1 is 2p/(1 + p), its precision p, its MCC 0."""
-    metrics, low, high = evaluate(data, np.ones(len(data.positive)), bootstrap or Bootstrap())
+    judged = evaluate(data, np.ones(len(data.positive)), bootstrap or Bootstrap())
     return ProbeFit(
         method=METHOD,
         variant="prevalence",
@@ -35,9 +36,7 @@ def prevalence_baseline(data: ProbeData, *, bootstrap: Bootstrap | None = None) 
         converged=True,
         seconds=0.0,
         message="always positive",
-        metrics=metrics,
-        test_mcc_low=low,
-        test_mcc_high=high,
+        **judged,
         intercept=1.0,
     )
 
@@ -69,7 +68,7 @@ def shuffled_labels_baseline(
         positive[rows] = label if unit is None else label[unit]
     changed = data.with_labels(positive)
     order = rank_neurons(changed, ranking, rng=generator)
-    return fit_support(
+    fit, _ = fit_support(
         changed,
         order[:k],
         method=METHOD,
@@ -78,7 +77,8 @@ def shuffled_labels_baseline(
         variant="shuffled_labels",
         ranking=ranking,
         bootstrap=bootstrap,
-    )[0]
+    )
+    return replace(fit, test_truth=positive[data.rows("test")])
 
 
 def random_rotation(n_neurons: int, rng: np.random.Generator | int = 0) -> NDArray[np.float32]:
@@ -164,7 +164,7 @@ def token_identity_baseline(
     balanced = counts * (0.5 * len(rows) / counts.sum(axis=1, keepdims=True))
     table = np.log((balanced[0] + smoothing) / (balanced[1] + smoothing))
     seconds = time.perf_counter() - begun
-    metrics, low, high = evaluate(data, table[token], bootstrap or Bootstrap())
+    judged = evaluate(data, table[token], bootstrap or Bootstrap())
     return ProbeFit(
         method=METHOD,
         variant="token_identity",
@@ -174,9 +174,7 @@ def token_identity_baseline(
         converged=True,
         seconds=seconds,
         message="smoothed log-odds of each token on train",
-        metrics=metrics,
-        test_mcc_low=low,
-        test_mcc_high=high,
+        **judged,
     )
 
 

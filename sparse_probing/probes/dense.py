@@ -72,7 +72,7 @@ def fit_dense(data: ProbeData, c_values: Sequence[float], bootstrap: Bootstrap, 
     if best is None:
         best = fit_logistic(values[rows], data.positive[rows], c=best_c, scaled=scaled)
     seconds = time.perf_counter() - begun
-    metrics, low, high = evaluate(data, best.scores(values), bootstrap)
+    judged = evaluate(data, best.scores(values), bootstrap)
     return ProbeFit(
         method="dense_probe",
         variant=variant,
@@ -83,9 +83,7 @@ def fit_dense(data: ProbeData, c_values: Sequence[float], bootstrap: Bootstrap, 
         objective=best.objective,
         seconds=seconds,
         message=f"C={best_c:g}, chosen on validation" if len(compared) else f"C={best_c:g}, no validation rows",
-        metrics=metrics,
-        test_mcc_low=low,
-        test_mcc_high=high,
+        **judged,
         support=np.arange(data.n_neurons),
         coef=best.coef,
         intercept=best.intercept,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sparse_probing.probes.data import ProbeData
 from sparse_probing.probes.logistic import LogisticFit, fit_logistic
 from sparse_probing.probes.metrics import classification_metrics
-from sparse_probing.probes.results import ProbeFit
+from sparse_probing.probes.results import ProbeFit, finite
 from sparse_probing.probes.uncertainty import score_interval
 from sparse_probing.schemas import SPLITS
 
@@ -29,24 +30,28 @@ class Bootstrap:
     seed: int = 0
 
 
-def evaluate(
-    data: ProbeData, scores: Floats, bootstrap: Bootstrap
-) -> tuple[dict[str, dict[str, float]], float | None, float | None]:
-    """Metrics of (n_rows,) scores on every split that has rows, and the interval of the test MCC (None if there is none)."""
+def evaluate(data: ProbeData, scores: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
+    """What a `ProbeFit` says of how good (n_rows,) scores are: metrics of every split, the test interval and predictions."""
     metrics = {}
     for name in SPLITS:
         rows = data.rows(name)
         if len(rows):
             metrics[name] = classification_metrics(data.positive[rows], scores[rows])
     rows = data.rows("test")
+    predicted = scores[rows] > 0
     low, high = score_interval(
         data.positive[rows],
-        scores[rows] > 0,
+        predicted,
         data.groups[rows],
         n_bootstrap=bootstrap.n_draws,
         rng=np.random.default_rng(bootstrap.seed),
     )
-    return metrics, _known(low[0]), _known(high[0])
+    return {
+        "metrics": metrics,
+        "test_mcc_low": finite(low[0]),
+        "test_mcc_high": finite(high[0]),
+        "test_predicted": predicted,
+    }
 
 
 def fit_support(
@@ -71,7 +76,7 @@ def fit_support(
     rows = data.rows("train")
     fit = fit_logistic(values[rows], data.positive[rows], c=c, start=start)
     seconds = time.perf_counter() - begun
-    metrics, low, high = evaluate(data, fit.scores(values), bootstrap or Bootstrap())
+    judged = evaluate(data, fit.scores(values), bootstrap or Bootstrap())
     return (
         ProbeFit(
             method=method,
@@ -85,16 +90,10 @@ def fit_support(
             objective=fit.objective,
             seconds=seconds,
             message=message if fit.converged else f"Newton's method stopped after {fit.n_iterations} steps.",
-            metrics=metrics,
-            test_mcc_low=low,
-            test_mcc_high=high,
+            **judged,
             support=chosen,
             coef=fit.coef,
             intercept=fit.intercept,
         ),
         fit,
     )
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

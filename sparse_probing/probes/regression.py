@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -22,7 +23,7 @@ from sparse_probing.probes.logistic import scale_activations
 from sparse_probing.probes.methods import Request
 from sparse_probing.probes.metrics import regression_metrics
 from sparse_probing.probes.ranking import rank_neurons
-from sparse_probing.probes.results import ProbeFit
+from sparse_probing.probes.results import ProbeFit, finite
 from sparse_probing.probes.single import default_split
 from sparse_probing.probes.uncertainty import r2_interval
 from sparse_probing.schemas import SPLITS
@@ -111,7 +112,6 @@ def dense(request: Request) -> list[ProbeFit]:
     intercept = float(centre - coef @ scaled.mean)
     seconds = time.perf_counter() - begun
     predicted = values @ coef + intercept
-    low, high = _interval(data, predicted, request.bootstrap)
     chosen = "chosen on validation" if len(compared) else "no validation rows"
     return [
         ProbeFit(
@@ -122,9 +122,7 @@ def dense(request: Request) -> list[ProbeFit]:
             converged=True,
             seconds=seconds,
             message=f"ridge {ridge:g} per row, {chosen}",
-            metrics=_evaluate(data, predicted),
-            test_r2_low=low,
-            test_r2_high=high,
+            **_evaluate(data, predicted, request.bootstrap),
             support=np.arange(data.n_neurons),
             coef=coef,
             intercept=intercept,
@@ -181,7 +179,8 @@ def target_baselines(
     mean = float(data.target[rows].mean())
     fits = [_constant(data, np.full(len(data.target), mean), "prevalence", "training mean", bootstrap)]
     changed = _shuffled(data, generator)
-    fits.append(_best_one(changed, "shuffled_labels", ranking, bootstrap, generator))
+    shuffled = _best_one(changed, "shuffled_labels", ranking, bootstrap, generator)
+    fits.append(replace(shuffled, test_truth=changed.target[changed.rows("test")]))
     if turned is not None:
         rotated = data.with_features(turned[data.row_ids])
         assert isinstance(rotated, TargetData)
@@ -217,7 +216,6 @@ def _best_one(data: TargetData, variant: str, ranking: str, bootstrap: Bootstrap
 
 
 def _constant(data: TargetData, predicted: Floats, variant: str, message: str, bootstrap: Bootstrap) -> ProbeFit:
-    low, high = _interval(data, predicted, bootstrap)
     return ProbeFit(
         method=METHOD,
         variant=variant,
@@ -227,9 +225,7 @@ def _constant(data: TargetData, predicted: Floats, variant: str, message: str, b
         converged=True,
         seconds=0.0,
         message=message,
-        metrics=_evaluate(data, predicted),
-        test_r2_low=low,
-        test_r2_high=high,
+        **_evaluate(data, predicted, bootstrap),
     )
 
 
@@ -260,7 +256,6 @@ def _least_squares(
     intercept = float(centre - coef @ scaled.mean)
     predicted = values @ coef + intercept
     seconds = time.perf_counter() - begun
-    low, high = _interval(data, predicted, bootstrap)
     return ProbeFit(
         method=method,
         variant=variant,
@@ -271,9 +266,7 @@ def _least_squares(
         converged=True,
         objective=float(np.mean((predicted[rows] - data.target[rows]) ** 2)),
         seconds=seconds,
-        metrics=_evaluate(data, predicted),
-        test_r2_low=low,
-        test_r2_high=high,
+        **_evaluate(data, predicted, bootstrap),
         support=order[:k],
         coef=coef,
         intercept=intercept,
@@ -299,20 +292,20 @@ def _squared_correlation(data: TargetData) -> Floats:
     return out / float(centred @ centred)
 
 
-def _evaluate(data: TargetData, predicted: Floats) -> dict[str, dict[str, float]]:
+def _evaluate(data: TargetData, predicted: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
+    """What a `ProbeFit` says of how good (n_rows,) predictions are: metrics of every split, the test interval and predictions."""
     parts = {name: data.rows(name) for name in SPLITS}
-    return {name: regression_metrics(data.target[rows], predicted[rows]) for name, rows in parts.items() if len(rows)}
-
-
-def _interval(data: TargetData, predicted: Floats, bootstrap: Bootstrap) -> tuple[float | None, float | None]:
-    """Interval of the test R²; None where there is none."""
-    rows = data.rows("test")
-    bounds = r2_interval(
+    rows = parts["test"]
+    low, high = r2_interval(
         data.target[rows],
         predicted[rows],
         data.groups[rows],
         n_bootstrap=bootstrap.n_draws,
         rng=np.random.default_rng(bootstrap.seed),
     )
-    low, high = (bound if np.isfinite(bound) else None for bound in bounds)
-    return low, high
+    return {
+        "metrics": {name: regression_metrics(data.target[at], predicted[at]) for name, at in parts.items() if len(at)},
+        "test_r2_low": finite(low),
+        "test_r2_high": finite(high),
+        "test_predicted": predicted[rows],
+    }

@@ -74,9 +74,13 @@ class ProbeFit:
     metrics:
         ``metrics[split][metric]``; a split or metric that does not exist is absent, never NaN.
     test_mcc_low, test_mcc_high:
-        95 % interval of the test MCC over groups (see `uncertainty.score_interval`), None if there are fewer than two test groups or it was not asked for.
+        95 % interval of the test MCC over groups (see `uncertainty.score_interval`), None if there are fewer than two test groups or
+        it was not asked for.
     test_r2_low, test_r2_high:
         The same of the test R², for regression probes.
+    test_predicted, test_truth:
+        (n_test,) what the probe predicts on the feature's test rows, bool or target; and what it was judged by there, where that
+        is not the feature's own labels (shuffled ones). None where nothing was predicted.
     support:
         (n_support,) indices of neurons (of directions, for rotations), most important first.
     coef, intercept:
@@ -103,6 +107,8 @@ class ProbeFit:
     test_mcc_high: float | None = None
     test_r2_low: float | None = None
     test_r2_high: float | None = None
+    test_predicted: NDArray[Any] | None = None
+    test_truth: NDArray[Any] | None = None
     support: NDArray[np.intp] = field(default_factory=_no_support)
     coef: NDArray[np.float64] = field(default_factory=_no_coef)
     intercept: float = 0.0
@@ -130,9 +136,9 @@ class ProbeFit:
             "step": int(self.step),
             "status": self.status,
             "converged": bool(self.converged),
-            "objective": _finite(self.objective),
-            "bound": _finite(self.bound),
-            "gap": _finite(self.gap),
+            "objective": finite(self.objective),
+            "bound": finite(self.bound),
+            "gap": finite(self.gap),
             "n_cuts": None if self.n_cuts is None else int(self.n_cuts),
             "fit_seconds": float(self.seconds),
             "message": self.message,
@@ -140,9 +146,9 @@ class ProbeFit:
         for split in SPLITS:
             values = self.metrics.get(split, {})
             for metric in CLASSIFICATION_METRICS + REGRESSION_METRICS:
-                row[f"{split}_{metric}"] = _finite(values.get(metric))
+                row[f"{split}_{metric}"] = finite(values.get(metric))
         for bound in ("test_mcc_low", "test_mcc_high", "test_r2_low", "test_r2_high"):
-            row[bound] = _finite(getattr(self, bound))
+            row[bound] = finite(getattr(self, bound))
         return row
 
     def support_rows(self) -> list[dict[str, Any]]:
@@ -263,6 +269,6 @@ def unfitted(
     )
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
     """None for what is unknown or not finite: tables hold null, never NaN."""
     return float(value) if value is not None and math.isfinite(value) else None

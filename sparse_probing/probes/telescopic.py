@@ -57,7 +57,7 @@ def tune(request: Request) -> list[ProbeFit]:
         best = customary if np.isnan(quality).all() else int(np.nanargmax(quality))
         fit = fits[best]
         values = request.data.values(slice(None), fit.support)
-        metrics, low, high = evaluate(request.data, fit.intercept + values @ fit.coef, request.bootstrap)
+        judged = evaluate(request.data, fit.intercept + values @ fit.coef, request.bootstrap)
         factor, share = settings[best]
         told = f"C = {factor:g} k/20, l1_ratio = {'exp(-k/20)' if share is None else share}, chosen on validation"
         seconds = sum(one.seconds for one in fits)
@@ -67,9 +67,7 @@ def tune(request: Request) -> list[ProbeFit]:
                 step=best,
                 seconds=seconds,
                 message="; ".join(filter(None, (fit.message, told))),
-                metrics=metrics,
-                test_mcc_low=low,
-                test_mcc_high=high,
+                **judged,
             )
         )
     return chosen
@@ -109,7 +107,7 @@ def _telescope(
         start = fit.coef_scaled
         found = np.flatnonzero(fit.coef_scaled)
         found = found[np.argsort(-np.abs(fit.coef_scaled[found]), kind="stable")]
-        metrics, low, high = evaluate(data, fit.intercept + values[:, kept] @ fit.coef, bootstrap)
+        judged = evaluate(data, fit.intercept + values[:, kept] @ fit.coef, bootstrap)
         fits.append(
             ProbeFit(
                 method=request.method,
@@ -121,9 +119,7 @@ def _telescope(
                 objective=fit.objective,
                 seconds=seconds,
                 message=None if fit.converged else f"Stopped after {fit.n_iterations} Newton steps.",
-                metrics=metrics,
-                test_mcc_low=low,
-                test_mcc_high=high,
+                **judged,
                 support=candidates[kept[found]],
                 coef=fit.coef[found],
                 intercept=fit.intercept,

@@ -94,6 +94,7 @@ def difference_interval(
     other: ArrayLike,
     groups: ArrayLike,
     *,
+    other_positive: Labels | None = None,
     metric: str = "mcc",
     level: float = 0.95,
     rng: np.random.Generator | int = 0,
@@ -109,6 +110,8 @@ def difference_interval(
     ----------
     predicted, other:
         (n_samples, n_probes) or (n_samples,) bool predictions each; one of them may have one column only.
+    other_positive:
+        (n_samples,) what the other is judged by, where that is something else: labels that were shuffled.
 
     Returns
     -------
@@ -121,12 +124,13 @@ def difference_interval(
         As in `score_interval`.
     """
     judge = _judge(metric)
-    one, two = _Shares.of(positive, predicted, groups), _Shares.of(positive, other, groups)
+    one = _Shares.of(positive, predicted, groups)
+    two = _Shares.of(positive if other_positive is None else other_positive, other, groups)
     n_probes = max(one.n_probes, two.n_probes)
     if one.n_probes not in (1, n_probes) or two.n_probes not in (1, n_probes):
         raise DataError(f"{one.n_probes} probes beside {two.n_probes} others; expected as many, or one.")
     draws = _Draws.of(one.sizes, n_bootstrap, rng)
-    if draws is None:
+    if draws is None or not two.totals.all():
         return _unknown(n_probes)
 
     def drawn(shares: _Shares, probes: slice, right: bool) -> Floats:
@@ -155,10 +159,10 @@ def _judge(metric: str) -> Callable[[Floats, Floats], Floats]:
 
 @dataclass(frozen=True, eq=False)
 class _Draws:
-    """Weights of one Bayesian bootstrap: (n_draws, n_groups), and (n_draws, n_classes) of pseudo-groups, times their size."""
+    """Weights of one Bayesian bootstrap: (n_draws, n_groups), and (n_draws, n_classes) of a row of the pseudo-groups."""
 
     weights: Floats
-    pseudo: Floats
+    prior: Floats
 
     @classmethod
     def of(cls, sizes: Floats, n_draws: int, rng: np.random.Generator | int) -> _Draws | None:
@@ -166,9 +170,12 @@ class _Draws:
         if sizes.shape[1] < 2 or n_draws < 1 or not sizes.any(axis=1).all():
             return None
         generator = np.random.default_rng(rng)
-        size = (sizes**2).sum(axis=1) / sizes.sum(axis=1)
         weights = generator.standard_exponential((n_draws, sizes.shape[1]))
-        return cls(weights, generator.gamma(PRIOR, size=(n_draws, len(sizes))) * size)
+        return cls(weights, generator.gamma(PRIOR, size=(n_draws, len(sizes))))
+
+    def pseudo(self, sizes: Floats) -> Floats:
+        """(n_draws, n_classes) weighted rows of pseudo-groups beside (n_classes, n_groups) rows: each as large as its class's."""
+        return np.asarray(self.prior * ((sizes**2).sum(axis=1) / sizes.sum(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,10 +216,11 @@ class _Shares:
 
     def drawn(self, draws: _Draws, probes: slice, *, right: bool) -> Floats:
         """(2, n_draws, n_probes) recall and specificity of each draw, the pseudo-groups right or wrong."""
-        rows = (draws.weights @ self.sizes.T + draws.pseudo).T[:, :, None]
+        pseudo = draws.pseudo(self.sizes)
+        rows = (draws.weights @ self.sizes.T + pseudo).T[:, :, None]
         found = np.matmul(draws.weights, self.right[:, :, probes])
         if right:
-            found += draws.pseudo.T[:, :, None]
+            found += pseudo.T[:, :, None]
         return np.asarray(np.minimum(found / rows, 1.0))
 
 
@@ -250,9 +258,9 @@ def r2_interval(
     draws = _Draws.of(squares.rows, n_bootstrap, rng)
     if draws is None or not squares.vary:
         return float("nan"), float("nan")
-    observed = np.log(squares.error(0) / squares.spread)
-    worst = np.log(squares.drawn_error(draws, 0, worst=True) / squares.drawn_spread(draws))
-    best = np.log(squares.drawn_error(draws, 0) / squares.drawn_spread(draws, widest=True))
+    observed = np.log(squares.error / squares.spread)
+    worst = np.log(squares.drawn_error(draws, worst=True) / squares.drawn_spread(draws))
+    best = np.log(squares.drawn_error(draws) / squares.drawn_spread(draws, widest=True))
     stretch = _stretch(squares.n_groups, level)
     low = 1 - np.exp(observed + stretch * (np.quantile(worst, (1 + level) / 2) - observed))
     high = 1 - np.exp(observed + stretch * (np.quantile(best, (1 - level) / 2) - observed))
@@ -266,6 +274,7 @@ def r2_difference_interval(
     other: ArrayLike,
     groups: ArrayLike,
     *,
+    other_target: ArrayLike | None = None,
     level: float = 0.95,
     rng: np.random.Generator | int = 0,
     n_bootstrap: int = N_BOOTSTRAP,
@@ -279,6 +288,8 @@ def r2_difference_interval(
     ----------
     target, predicted, other, groups:
         (n_samples,) each.
+    other_target:
+        (n_samples,) what the other is judged by, where that is something else: targets that were shuffled.
 
     Returns
     -------
@@ -289,44 +300,44 @@ def r2_difference_interval(
     DataError
         If shapes do not fit.
     """
-    squares = _Squares.of(target, groups, predicted, other)
-    draws = _Draws.of(squares.rows, n_bootstrap, rng)
-    if draws is None or not squares.vary:
+    one = _Squares.of(target, groups, predicted)
+    two = _Squares.of(target if other_target is None else other_target, groups, other)
+    draws = _Draws.of(one.rows, n_bootstrap, rng)
+    if draws is None or not one.vary or not two.vary:
         return float("nan"), float("nan")
-    spread, stretch = squares.drawn_spread(draws), _stretch(squares.n_groups, level)
-    observed = (squares.error(1) - squares.error(0)) / squares.spread
-    worst = (squares.drawn_error(draws, 1) - squares.drawn_error(draws, 0, worst=True)) / spread
-    best = (squares.drawn_error(draws, 1, worst=True) - squares.drawn_error(draws, 0)) / spread
-    low = observed + stretch * (np.quantile(worst, (1 - level) / 2) - observed)
-    high = observed + stretch * (np.quantile(best, (1 + level) / 2) - observed)
+
+    def loss(squares: _Squares, worst: bool) -> Floats:
+        return squares.drawn_error(draws, worst=worst) / squares.drawn_spread(draws)
+
+    stretch = _stretch(one.n_groups, level)
+    observed = two.error / two.spread - one.error / one.spread
+    low = observed + stretch * (np.quantile(loss(two, False) - loss(one, True), (1 - level) / 2) - observed)
+    high = observed + stretch * (np.quantile(loss(two, True) - loss(one, False), (1 + level) / 2) - observed)
     return float(min(low, observed)), float(max(high, observed))
 
 
 @dataclass(frozen=True, eq=False)
 class _Squares:
-    """Sums over each group, (n_groups,) each: rows (as (1, n_groups)), targets about their mean, their squares, squared errors."""
+    """Sums over each group, (n_groups,) each: rows (as (1, n_groups)), targets about their mean, their squares, and errors'."""
 
     rows: Floats
     target: Floats
     square: Floats
-    errors: Floats  # (n_predictions, n_groups)
+    errors: Floats
 
     @classmethod
-    def of(cls, target: ArrayLike, groups: ArrayLike, *predicted: ArrayLike) -> _Squares:
-        truth, guesses = np.asarray(target, np.float64), [np.asarray(one, np.float64) for one in predicted]
+    def of(cls, target: ArrayLike, groups: ArrayLike, predicted: ArrayLike) -> _Squares:
+        truth, guess = np.asarray(target, np.float64), np.asarray(predicted, np.float64)
         _, group = np.unique(np.asarray(groups), return_inverse=True)
-        if any(not (truth.shape == guess.shape == group.shape) for guess in guesses):
+        if not (truth.shape == guess.shape == group.shape):
             raise DataError(
-                f"{truth.shape} targets, {[one.shape for one in guesses]} predictions and {group.shape} groups; "
-                "one each expected."
+                f"{truth.shape} targets, {guess.shape} predictions and {group.shape} groups; one each expected."
             )
-        if not len(truth):
-            return cls(np.zeros((1, 0)), np.zeros(0), np.zeros(0), np.zeros((len(guesses), 0)))
         # About the mean of all, so that the spread of a draw is no difference of large numbers.
-        centred = truth - truth.mean()
-        parts = [np.ones_like(truth), centred, centred**2, *((truth - guess) ** 2 for guess in guesses)]
-        sums = _by_group(np.stack(parts)[:, :, None], group)[:, :, 0]
-        return cls(sums[:1], sums[1], sums[2], sums[3:])
+        centred = truth - truth.mean() if len(truth) else truth
+        parts = [np.ones_like(truth), centred, centred**2, (truth - guess) ** 2]
+        rows, targets, squares, errors = _by_group(np.stack(parts)[:, :, None], group)[:, :, 0]
+        return cls(rows[None], targets, squares, errors)
 
     @property
     def n_groups(self) -> int:
@@ -342,20 +353,21 @@ class _Squares:
         """Whether there is more than one target."""
         return bool(self.square.sum() > 0)
 
-    def error(self, which: int) -> float:
-        """Mean squared error of a prediction, not below what a float can tell from none."""
-        return max(float(self.errors[which].sum() / self.rows.sum()), np.finfo(float).eps * self.spread)
+    @property
+    def error(self) -> float:
+        """Mean squared error, not below what a float can tell from none."""
+        return max(float(self.errors.sum() / self.rows.sum()), np.finfo(float).eps * self.spread)
 
-    def drawn_error(self, draws: _Draws, which: int, *, worst: bool = False) -> Floats:
+    def drawn_error(self, draws: _Draws, *, worst: bool = False) -> Floats:
         """(n_draws,) mean squared errors; the pseudo-group has that of the worst group, or none."""
-        rows, pseudo = self.rows[0], draws.pseudo[:, 0]
-        extra = float((self.errors[which] / rows).max()) if worst else 0.0
-        sums = draws.weights @ self.errors[which] + pseudo * extra
-        return np.asarray(np.maximum(sums / (draws.weights @ rows + pseudo), np.finfo(float).eps * self.spread))
+        rows, pseudo = self.rows[0], draws.pseudo(self.rows)[:, 0]
+        extra = float((self.errors / rows).max()) if worst else 0.0
+        found = (draws.weights @ self.errors + pseudo * extra) / (draws.weights @ rows + pseudo)
+        return np.asarray(np.maximum(found, np.finfo(float).eps * self.spread))
 
     def drawn_spread(self, draws: _Draws, *, widest: bool = False) -> Floats:
         """(n_draws,) variances of the targets; the pseudo-group's lie as far out as those of any group, or at the mean."""
-        rows, pseudo = self.rows[0], draws.pseudo[:, 0]
+        rows, pseudo = self.rows[0], draws.pseudo(self.rows)[:, 0]
         extra = float((self.square / rows).max()) if widest else 0.0
         n = draws.weights @ rows
         inside = draws.weights @ self.square - (draws.weights @ self.target) ** 2 / n

@@ -25,15 +25,16 @@ Format = Literal["table", "csv", "json", "markdown"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "json", "markdown")
 MISSING = "–"
 MOST_TABLE_ROWS = 1000
+BEST_CAPTION = "MCC, chosen on validation, reported on test. sign −: falls with the feature. tied: not shown to be worse on test"
 
 
 def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neuron of each feature") -> Table:
     """A terminal table, one section per model, revision, collection and hook; rows in the order given.
 
-    Test MCC comes with its 95 % interval; a neuron that shares the best validation MCC says how many do.
+    Test MCC comes with its 95 % interval. A neuron that is not shown to beat others of the shortlist on test says how many.
     """
-    table = Table(title=title, title_justify="left", caption="chosen on validation, reported on test")
-    for heading in ("feature", "layer", "neuron", "validation MCC", "test MCC [95 %]", "prevalence", "q"):
+    table = Table(title=title, title_justify="left", caption=BEST_CAPTION)
+    for heading in ("feature", "layer", "neuron", "sign", "validation", "test MCC [95 %]", "tied", "q"):
         table.add_column(heading, justify="left" if heading == "feature" else "right", no_wrap=True)
     n_hooks = len({row.hook for row in neurons})
     for (model, revision, collection, hook, _), group in groupby(
@@ -46,9 +47,10 @@ def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neur
                 escape(row.feature),
                 str(row.layer),
                 str(row.neuron),
-                score(row.validation_mcc) + (f" ({row.ties} tie)" if row.ties > 1 else ""),
+                {1: "+", -1: "−"}.get(row.direction, MISSING),
+                score(row.validation_mcc),
                 interval(row.test_mcc, row.test_mcc_low, row.test_mcc_high),
-                f"{row.prevalence:.3f}",
+                MISSING if row.ties is None else str(row.ties - 1),
                 q_value(row.q_value),
             )
         table.add_section()

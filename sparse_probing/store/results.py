@@ -18,7 +18,7 @@ from sparse_probing.store.manifests import FileEntry, read_manifest, write_manif
 from sparse_probing.store.parquet import read_table, write_table
 from sparse_probing.store.soundness import is_whole
 
-PART_KINDS = ("neuron_scores", "probe_fits", "probe_supports")
+PART_KINDS = ("neuron_scores", "probe_fits", "probe_supports", "test_predictions")
 
 
 def run_folder(root: Location, kind: str, run_id: str) -> Location:

@@ -28,6 +28,7 @@ _DUCKDB_TYPES: dict[pa.DataType, str] = {
     pa.bool_(): "BOOLEAN",
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
     pa.list_(pa.int32()): "INTEGER[]",
+    pa.binary(): "BLOB",
 }
 
 

@@ -221,7 +221,7 @@ def _find_fragments(root: Location) -> dict[str, list[_Fragment]]:
 
 def _replace_run(connection: duckdb.DuckDBPyConnection, run_id: str, fragments: Sequence[_Fragment]) -> dict[str, int]:
     """Delete what the database holds of a run and insert its fragments, in one transaction; rows by table."""
-    missing = sorted(set(schemas.RESULT_KINDS) - {fragment.kind for fragment in fragments})
+    missing = sorted(set(schemas.RESULT_KINDS) - schemas.LATER_KINDS - {fragment.kind for fragment in fragments})
     if missing:
         folder = fragments[0].folder
         raise DamageError(f"Run {run_id} has no finished {', '.join(missing)} in {folder}.", path=folder.path)
@@ -230,6 +230,7 @@ def _replace_run(connection: duckdb.DuckDBPyConnection, run_id: str, fragments: 
     try:
         for kind in (*schemas.TABLES, "loaded_fragments"):
             connection.execute(f"delete from {kind} where run_id = ?", [run_id])
+        connection.execute("delete from comparisons where other_run_id = ?", [run_id])
         for fragment in fragments:
             counts[fragment.kind] = _insert_fragment(connection, fragment)
             connection.execute(
@@ -258,6 +259,7 @@ def forget_runs(working: Path, run_ids: Sequence[str]) -> None:
             connection.begin()
             for table in (*schemas.TABLES, "loaded_fragments", "run_identities"):
                 connection.execute(f"delete from {table} where list_contains(?, run_id)", [list(run_ids)])
+            connection.execute("delete from comparisons where list_contains(?, other_run_id)", [list(run_ids)])
             connection.commit()
         finally:
             connection.close()

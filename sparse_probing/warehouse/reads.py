@@ -68,7 +68,7 @@ class BestNeuron:
     feature: str
     layer: int
     neuron: int
-    ties: int
+    ties: int | None
     validation_mcc: float | None
     validation_mcc_low: float | None
     validation_mcc_high: float | None

@@ -93,6 +93,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "position_in_support": 0,
         "coef": 1.0,
     },
+    "test_labels": {"run_id": "r1", "feature": "digit", "n_rows": 8, "truth": b"\x0f", "group_code": bytes(range(32))},
+    "test_predictions": {"run_id": "r1", "feature": "digit", "probe_id": "0/0", "predicted": b"\x0f"},
+    "comparisons": {
+        "run_id": "r1",
+        "feature": "digit",
+        "metric": "mcc",
+        "probe_id": "0/0",
+        "other_run_id": "r1",
+        "other_probe_id": "0/1",
+        "difference_low": -0.25,
+        "difference_high": 0.25,
+    },
     "check_results": {
         "run_id": "r1",
         "check_name": "check_row_counts",
@@ -134,10 +146,15 @@ def database(**tables: Sequence[Row]) -> duckdb.DuckDBPyConnection:
     catalog.create_tables(con)
     catalog.create_views(con)
     for kind, rows in tables.items():
-        con.register("new_rows", table(kind, rows))
-        con.execute(f"insert into {kind} select * from new_rows")
-        con.unregister("new_rows")
+        insert(con, kind, rows)
     return con
+
+
+def insert(con: duckdb.DuckDBPyConnection, kind: str, rows: Sequence[Row]) -> None:
+    """Add rows to a table."""
+    con.register("new_rows", table(kind, rows))
+    con.execute(f"insert into {kind} select * from new_rows")
+    con.unregister("new_rows")
 
 
 def write_fragment(root: Location, kind: str, run_id: str, rows: Sequence[Row], n_files: int = 1) -> Location:
@@ -177,4 +194,15 @@ def write_run(root: Location, run_id: str, *, test_mcc: float = 0.5, features: S
         "probe_supports",
         run_id,
         [{"fit_id": f"{feature}-{layer}", "layer": layer} for feature, layer in places],
+    )
+    write_fragment(root, "test_labels", run_id, [{"feature": feature} for feature in features])
+    write_fragment(
+        root,
+        "test_predictions",
+        run_id,
+        [
+            {"feature": feature, "probe_id": probe_id}
+            for feature, layer in places
+            for probe_id in (f"{layer}/0", f"{feature}-{layer}")
+        ],
     )

@@ -237,12 +237,12 @@ PLANTED: list[tuple[str, Tables, tuple[str, str, str, str]]] = [
     (
         "intervals",
         changed("neuron_scores", 0, test_mcc_low=0.75, test_mcc_high=0.25),
-        ("error", "digit layer 0 neuron 0: test mcc", "0.5 in [0.75, 0.25]", "low <= score <= high"),
+        ("error", "digit layer 0 neuron 0: test mcc", "0.5 in [0.75, 0.25]", "low < high, low <= score <= high"),
     ),
     (
         "intervals",
         changed("neuron_scores", 0, validation_mcc_high=0.25),
-        ("warning", "digit layer 0 neuron 0: validation mcc", "0.5 in [0.0, 0.25]", "low <= score <= high"),
+        ("error", "digit layer 0 neuron 0: validation mcc", "0.5 in [0.0, 0.25]", "low < high, low <= score <= high"),
     ),
     (
         "intervals",
@@ -251,7 +251,7 @@ PLANTED: list[tuple[str, Tables, tuple[str, str, str, str]]] = [
             "error",
             "digit heuristic_sparsity_sweep k=1 (fit f2): test mcc",
             "0.25 in [0.125, nothing]",
-            "low <= score <= high",
+            "low < high, low <= score <= high",
         ),
     ),
     (
@@ -285,8 +285,8 @@ PLANTED: list[tuple[str, Tables, tuple[str, str, str, str]]] = [
         (
             "warning",
             "digit: random_rotation",
-            "baseline 0.6250, best sparse probe 0.5000 (test mcc)",
-            "baseline below probe",
+            "baseline 0.6250, best sparse probe 0.5000 (test mcc), difference in [nothing, nothing]",
+            "a difference above 0",
         ),
     ),
     (

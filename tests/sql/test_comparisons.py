@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from tests.sql.rows import database
+from tests.sql.rows import database, insert
 
 
 def three_checkpoints() -> duckdb.DuckDBPyConnection:
@@ -63,18 +63,69 @@ def test_trajectories_follow_the_training_steps() -> None:
 
 
 def test_changes_compare_neighbours() -> None:
-    found = (
-        three_checkpoints()
-        .execute(
-            "select earlier_revision, later_revision, same_neuron, earlier_neuron_validation_mcc, test_mcc_change, "
-            "intervals_apart from checkpoint_changes order by position_in_series"
-        )
-        .fetchall()
+    con = three_checkpoints()
+    insert(
+        con,
+        "comparisons",
+        [{"run_id": "b", "probe_id": "0/0", "other_run_id": "a", "other_probe_id": "0/0", "difference_low": 0.125}],
     )
+    insert(con, "comparisons", [{"run_id": "c", "probe_id": "1/1", "other_run_id": "b", "other_probe_id": "0/0"}])
+    found = con.execute(
+        "select earlier_revision, later_revision, same_neuron, earlier_neuron_validation_mcc, test_mcc_change, "
+        "difference_low, changed from checkpoint_changes order by position_in_series"
+    ).fetchall()
     assert found == [
-        ("step512", "step1000", True, 0.75, 0.5, True),
-        ("step1000", "main", False, 0.5, 0.0, False),
+        ("step512", "step1000", True, 0.75, 0.5, 0.125, True),
+        ("step1000", "main", False, 0.5, 0.0, -0.25, False),
     ]
+
+
+def test_what_is_compared_is_what_the_views_set_side_by_side() -> None:
+    con = three_checkpoints()
+    insert(con, "neuron_scores", [{"run_id": "a", "layer": 1, "neuron": 5, "validation_mcc": 0.125}])
+    fits = [("f1", "real", 0.5), ("f2", "real", 0.75), ("f3", "shuffled_labels", 0.25), ("f4", "dense", 0.875)]
+    insert(
+        con,
+        "probe_fits",
+        [{"run_id": "a", "fit_id": f, "variant": v, "validation_mcc": q, "train_mcc": q} for f, v, q in fits],
+    )
+    found = con.execute(
+        "select run_id, metric, probe_id, other_run_id, other_probe_id from pairs_to_compare order by all"
+    ).fetchall()
+    assert found == [
+        ("a", "mcc", "0/0", "a", "1/5"),
+        ("a", "mcc", "f2", "a", "f3"),
+        ("a", "mcc", "f2", "a", "f4"),
+        ("b", "mcc", "0/0", "a", "0/0"),
+        ("c", "mcc", "1/1", "b", "0/0"),
+    ]
+
+
+def test_a_probe_is_better_than_a_baseline_where_the_whole_interval_says_so() -> None:
+    con = three_checkpoints()
+    fits = [
+        ("f2", "real", 0.75),
+        ("f3", "shuffled_labels", 0.25),
+        ("f4", "random_rotation", 0.5),
+        ("f5", "prevalence", 0.0),
+    ]
+    insert(
+        con,
+        "probe_fits",
+        [{"run_id": "a", "fit_id": f, "variant": v, "validation_mcc": q, "test_mcc": q} for f, v, q in fits],
+    )
+    pair = {"run_id": "a", "other_run_id": "a", "probe_id": "f2"}
+    insert(con, "comparisons", [pair | {"other_probe_id": "f3", "difference_low": 0.125}])
+    insert(con, "comparisons", [pair | {"other_probe_id": "f4", "difference_low": -0.125}])
+    found = con.execute("select variant, difference_low, probe_is_better from baselines order by variant").fetchall()
+    assert found == [
+        ("prevalence", None, None),
+        ("random_rotation", -0.125, False),
+        ("real", None, None),
+        ("shuffled_labels", 0.125, True),
+    ]
+    found = con.execute("select subject from check_baselines order by subject").fetchall()
+    assert found == [("digit: random_rotation",)]
 
 
 def test_a_series_is_of_one_model_id_and_its_overwritten_folder_has_two_members() -> None:

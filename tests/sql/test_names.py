@@ -18,15 +18,20 @@ from tests.sql.rows import DEFAULTS, database
 # Beside the columns of the tables, which keep their names. Each entry is a quantity that no other name may have.
 GLOSSARY = {
     "model_id": "what the profile names as the model",
-    "training_step": "number that ends the revision",
+    "training_step": "step of training, given or named by the revision",
+    "requested_revision": "what the study asked for",
+    "resolved_revision": "what that was when the run was made",
     "superseded_by": "newer run that answers the same question",
     "series_id": "checkpoints of one model that can be compared",
     "position_in_series": "place of a checkpoint in the order of training",
     "threshold": "activation at which a neuron's logistic regression is undecided",
     "direction": "+1 rises with the feature, -1 falls",
     "n_test_negative": "labelled test rows that are not positive",
+    "earlier_direction": "direction of the earlier best neuron",
+    "later_direction": "direction of the later best neuron",
+    "place": "place among the fits of the feature and variant, by validation",
     "rank": "place among the feature's shortlisted neurons of the model, by validation",
-    "ties": "shortlisted neurons of equal validation MCC",
+    "ties": "shortlisted neurons that the first is not shown to beat",
     "selection_metric": "what the rank is by",
     "is_best_layer": "whether the layer holds the feature's best neuron",
     "metric": "what a fit is judged by",
@@ -38,6 +43,7 @@ GLOSSARY = {
     "largest_k_tried": "most neurons of a sparse probe",
     "n_features": "features that a neuron responds to",
     "features": "their names",
+    "directions": "their directions",
     "validation_mccs": "their validation MCCs",
     "method_a": "first method of a pair",
     "method_b": "second method of a pair",
@@ -48,7 +54,8 @@ GLOSSARY = {
     "jaccard": "n_shared over n_union",
     "certified": "whether the optimum was proved",
     "same_neuron": "whether the best neuron stayed the same",
-    "intervals_apart": "whether two test intervals do not touch",
+    "changed": "whether an interval of a change does not hold 0",
+    "probe_is_better": "whether the interval of a difference lies above 0",
     "list": "which published list a neuron belongs to",
     "dataset": "collection, tokenizer, context length and sequences, as the published lists write them",
     "name": "name of a check",
@@ -98,7 +105,8 @@ def test_every_column_of_every_view_has_a_name_of_the_glossary() -> None:
 
 def test_no_view_uses_a_second_name() -> None:
     scores = {column for _, column in view_columns(database()) if SCORE.fullmatch(column)}
-    synonyms = {column for _, column in view_columns(database()) if SYNONYMS.fullmatch(column)} - scores
+    synonyms = {column for _, column in view_columns(database()) if SYNONYMS.fullmatch(column)}
+    synonyms -= scores | {"difference_low", "difference_high"}
     assert not synonyms
     # A metric is always on a split.
     assert {name for name in scores if not re.search("train|validation|test|target", name)} == set()
@@ -171,6 +179,11 @@ def test_no_column_carries_the_values_of_another_s_name() -> None:
         "name": "check_name",
         "violations": "n_violations",
         "model_id": "model",
+        "requested_revision": "revision",
+        "resolved_revision": "revision",
+        "probe_id": "fit_id",
+        "other_probe_id": "fit_id",
+        "other_run_id": "run_id",
     }  # model_id: where no spec has one
     wrong, seen = set(), set()
     for view in dict.fromkeys(view for view, _ in view_columns(con)):

@@ -88,10 +88,21 @@ def test_rankings_are_ordered_by_validation_and_never_by_test() -> None:
     ]
 
 
-def test_ties_are_counted_and_broken_by_train_then_roc_then_place() -> None:
+def compared(neuron: str, low: float, best: str = "1/2") -> dict[str, Any]:
+    return {"probe_id": best, "other_probe_id": neuron, "difference_low": low, "difference_high": low + 0.5}
+
+
+def test_equals_are_ordered_by_train_then_roc_then_place_and_ties_are_not_told_apart_on_test() -> None:
     con = database(
         runs=RUN,
         features=FEATURE,
+        # Only those with the neuron that ranks first count; a limit of 0 leaves it open which one is better.
+        comparisons=[
+            compared("0/1", -0.25),
+            compared("1/0", 0.0),
+            compared("0/0", 0.125),
+            compared("1/1", -1, best="0/1"),
+        ],
         neuron_scores=[
             score(1, 1, 0.75, train_mcc=0.5, train_roc_auc=0.5),
             score(1, 0, 0.75, train_mcc=0.5, train_roc_auc=0.5),
@@ -100,8 +111,8 @@ def test_ties_are_counted_and_broken_by_train_then_roc_then_place() -> None:
             score(0, 0, 0.5, test=1.0),
         ],
     )
-    found = con.execute("select layer, neuron, ties from neuron_rankings order by rank").fetchall()
-    assert found == [(1, 2, 4), (0, 1, 4), (1, 0, 4), (1, 1, 4), (0, 0, 1)]
+    found = con.execute("select layer, neuron, ties, difference_low from neuron_rankings order by rank").fetchall()
+    assert found == [(1, 2, 3, None), (0, 1, 3, -0.25), (1, 0, 3, 0.0), (1, 1, 3, None), (0, 0, 3, 0.125)]
 
 
 def test_features_and_runs_are_ranked_apart() -> None:

@@ -54,19 +54,22 @@ def rendered(*neurons: BestNeuron) -> list[str]:
 def test_a_row_has_everything_about_a_neuron() -> None:
     line = next(line for line in rendered(NEURON) if "contains_digit" in line)
     cells = [cell.strip() for cell in line.strip("│").split("│")]
-    assert cells == ["contains_digit", "3", "421", "0.912", "0.900 [0.850, 0.940]", "0.200", "<0.001"]
+    assert cells == ["contains_digit", "3", "421", "+", "0.912", "0.900 [0.850, 0.940]", "0", "<0.001"]
 
 
 def test_rows_are_grouped_by_collection_and_ties_are_told() -> None:
-    other = replace(NEURON, run_id="r2", collection="ewt", feature="noun", ties=4, test_mcc_low=None, q_value=0.05)
+    other = replace(
+        NEURON, run_id="r2", collection="ewt", feature="noun", ties=4, direction=-1, test_mcc_low=None, q_value=0.05
+    )
     lines = rendered(NEURON, replace(NEURON, feature="[red]capital"), other)
     heads = [i for i, line in enumerate(lines) if "tiny@main" in line]
     assert len(heads) == 2
     assert "text_features" in lines[heads[0]]
     assert "[red]capital" in lines[heads[0] + 2]
     assert "ewt" in lines[heads[1]]
-    assert "0.912 (4 tie)" in lines[heads[1] + 1]
-    assert "0.900 │" in lines[heads[1] + 1]
+    assert "− │" in lines[heads[1] + 1]
+    assert "0.912 │" in lines[heads[1] + 1]
+    assert "│    3 │" in lines[heads[1] + 1]
     assert "0.050" in lines[heads[1] + 1]
 
 

@@ -21,7 +21,7 @@ def test_reads_are_typed_and_filtered(con: duckdb.DuckDBPyConnection) -> None:
     ]
     assert reads.best_neurons(con, []) == []
     row = reads.best_neurons(con, ["b"])[0]
-    assert (row.layer, row.neuron, row.ties, row.test_mcc) == (0, 0, 2, 0.5)
+    assert (row.layer, row.neuron, row.ties, row.test_mcc) == (0, 0, None, 0.5)
     assert len(reads.sparsity_curves(con, ["a"])) == 2
     assert len(reads.layer_heatmap(con)) == 6
     assert set(reads.baselines(con)["variant"]) == {"real"}
