@@ -26,7 +26,7 @@ from sparse_probing.settings import user_path
 # Raised when the same spec would give other bytes than before.
 DATASET_VERSION = 2
 EXTRACTION_VERSION = 3
-PROBING_VERSION = 2
+PROBING_VERSION = 3
 
 # What these limit is held in memory at once, by draws or permutations × samples; more digits of an interval or a
 # p-value than these give are in no table.
@@ -239,6 +239,12 @@ class ProbingSpec(Spec):
     )
     shortlist: int = Field(
         default=10, ge=1, le=MAX_COUNT, description="Neurons a layer that validation compares and tests report."
+    )
+    optimal_candidates: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="Neurons that exact selection chooses from, the best of the ranking; the whole layer if absent.",
     )
     optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each exact selection of neurons.")
     seed: int = Field(

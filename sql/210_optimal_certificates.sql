@@ -1,4 +1,6 @@
 -- one row per run and fit of a solver that bounds its objective: what it proved, and how long that took
+-- It holds over n_candidates of the layer's n_neurons, at this ridge (λ in λ/2 ‖β‖²) on activations in units of
+-- unit_standard_deviations standard deviations; at other scales the ridge weighs otherwise.
 create view optimal_certificates as
 select
     probe_fits.run_id,
@@ -12,6 +14,9 @@ select
     probe_fits.k,
     probe_fits.step,
     probe_fits.n_candidates,
+    probe_fits.n_neurons,
+    probe_fits.ridge,
+    probe_fits.unit_standard_deviations,
     probe_fits.status,
     probe_fits.status = 'optimal' as certified,
     probe_fits.objective,

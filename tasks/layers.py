@@ -207,6 +207,7 @@ def _fit(
         inputs.labels.groups,
         k_values=probing.sizes(method),
         ranking=probing.ranking,
+        n_candidates=probing.optimal_candidates,
         scores=scores,
         n_bootstrap=probing.n_bootstrap,
         time_limit_seconds=probing.optimal_time_limit_seconds,

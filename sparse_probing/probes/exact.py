@@ -1,15 +1,15 @@
 """The reference's experiments with exact selection: sweeps, tuning, iterative pruning, and the effect of filtering.
 
-Supports come from `optimal` (weighted hinge loss, ridge); objective, bound, gap, cuts and status of a fit are that
-problem's. Coefficients and metrics are those of the balanced logistic regression refitted on the support, so that they
-compare with every other method's. `optimal` is imported when a method runs.
+All search the whole layer unless fewer candidates are asked for. Supports come from `optimal` (weighted hinge loss, ridge);
+objective, bound, gap, cuts and status of a fit are that problem's. Coefficients and metrics are those of the balanced logistic
+regression refitted on the support, so that they compare with every other method's. `optimal` is imported when a method runs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sparse_probing.errors import SparseProbingError
 from sparse_probing.probes.data import ProbeData
 from sparse_probing.probes.fitting import fit_support
-from sparse_probing.probes.logistic import plain_scaled
+from sparse_probing.probes.logistic import UNIT_STANDARD_DEVIATIONS, plain_scaled
 from sparse_probing.probes.methods import Request
 from sparse_probing.probes.ranking import rank_neurons
 from sparse_probing.probes.results import STATUSES, ProbeFit, unfitted
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from sparse_probing.probes.optimal import OptimalFit
 
 Floats = NDArray[np.float64]
-N_CANDIDATES = 50
 K_VALUES = tuple(range(1, 9))
 PRUNED_K = 5
 N_PRUNINGS = 10
@@ -37,9 +36,8 @@ FILTERS = (25, 50, 100, 200)
 
 
 def sweep(request: Request) -> list[ProbeFit]:
-    """The best k of the ranking's first 50 neurons, k = 1 to 8 unless asked otherwise."""
-    pool = _pool(request, N_CANDIDATES)
-    return _sweep(request, pool, request.k_values or K_VALUES, 1.0, 0)
+    """The best k neurons, k = 1 to 8 unless asked otherwise."""
+    return _sweep(request, _candidates(request, request.n_candidates), request.k_values or K_VALUES, 1.0, 0)
 
 
 def tune(request: Request) -> list[ProbeFit]:
@@ -47,8 +45,8 @@ def tune(request: Request) -> list[ProbeFit]:
 
     Without validation rows the customary regularisation is kept.
     """
-    pool, k_values = _pool(request, N_CANDIDATES), request.k_values or K_VALUES
-    runs = [_sweep(request, pool, k_values, factor, step) for step, factor in enumerate(GAMMA_FACTORS)]
+    candidates, k_values = _candidates(request, request.n_candidates), request.k_values or K_VALUES
+    runs = [_sweep(request, candidates, k_values, factor, step) for step, factor in enumerate(GAMMA_FACTORS)]
     chosen = []
     for fits in zip(*runs, strict=True):
         quality = np.array([fit.metrics.get("validation", {}).get("mcc", np.nan) for fit in fits])
@@ -63,19 +61,20 @@ def tune(request: Request) -> list[ProbeFit]:
 def prune(request: Request) -> list[ProbeFit]:
     """The best k (five) neurons, ten times over, the neuron of largest coefficient removed each time.
 
-    `step` counts the removals; candidates are the ranking's first 50 neurons that are left. How slowly the score falls
-    tells how redundantly a feature is represented.
+    `step` counts the removals; candidates are the neurons that are left, or the best of the ranking among them. How
+    slowly the score falls tells how redundantly a feature is represented.
     """
-    order = _order(request)
-    removed: set[int] = set()
+    # The ranking decides nothing where every neuron that is left is a candidate.
+    whole = request.n_candidates is None
+    order, ranking = (np.arange(request.data.n_neurons), None) if whole else (_order(request), request.ranking)
     fits = []
     for k in request.k_values or (PRUNED_K,):
-        removed.clear()
+        removed: set[int] = set()
         for step in range(N_PRUNINGS):
-            left = np.array([neuron for neuron in order if neuron not in removed][:N_CANDIDATES], np.intp)
+            left = np.array([neuron for neuron in order if neuron not in removed][: request.n_candidates], np.intp)
             if len(left) == 0:
                 break
-            fit = _sweep(request, left, (k,), 1.0, step)[0]
+            fit = _sweep(request, _prepared(request, left, ranking), (k,), 1.0, step)[0]
             fits.append(fit)
             if len(fit.support) == 0:
                 break
@@ -84,20 +83,47 @@ def prune(request: Request) -> list[ProbeFit]:
 
 
 def compare_filters(request: Request) -> list[ProbeFit]:
-    """The sweep for 25, 50, 100 and 200 candidates: what a filter before exact selection costs. `step` numbers them."""
+    """The sweep for 25, 50, 100 and 200 candidates and for the whole layer: what a filter before exact selection costs.
+
+    `step` numbers them.
+    """
     fits: list[ProbeFit] = []
-    sizes = sorted({min(size, request.data.n_neurons) for size in FILTERS})
-    for step, size in enumerate(sizes):
-        fits += _sweep(request, _pool(request, size), request.k_values or K_VALUES, 1.0, step)
+    n_neurons = request.data.n_neurons
+    for step, size in enumerate(sorted({*(min(size, n_neurons) for size in FILTERS), n_neurons})):
+        fits += _sweep(request, _candidates(request, size), request.k_values or K_VALUES, 1.0, step)
     return fits
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """Neurons to choose from, (n_candidates,), and their (n_train, n_candidates) training activations, scaled.
+
+    `ranking` is the criterion that chose them among the layer's neurons, None where all are there.
+    """
+
+    neurons: NDArray[np.intp]
+    Z: Floats
+    ranking: str | None
+
+
+def _whole(request: Request, n_candidates: int | None) -> bool:
+    return n_candidates is None or n_candidates >= request.data.n_neurons
 
 
 def _order(request: Request) -> NDArray[np.intp]:
     return rank_neurons(request.data, request.ranking, scores=request.scores, rng=request.rng)
 
 
-def _pool(request: Request, n_candidates: int) -> NDArray[np.intp]:
-    return _order(request)[:n_candidates]
+def _candidates(request: Request, n_candidates: int | None) -> _Candidates:
+    """The best of the ranking, or the whole layer, which needs none."""
+    if _whole(request, n_candidates):
+        return _prepared(request, np.arange(request.data.n_neurons), None)
+    return _prepared(request, _order(request)[:n_candidates], request.ranking)
+
+
+def _prepared(request: Request, neurons: NDArray[np.intp], ranking: str | None) -> _Candidates:
+    data = request.data
+    return _Candidates(neurons, plain_scaled(data.values(data.rows("train"), neurons)).Z, ranking)
 
 
 def _strongest(data: ProbeData, fit: ProbeFit) -> int:
@@ -106,19 +132,18 @@ def _strongest(data: ProbeData, fit: ProbeFit) -> int:
 
 
 def _sweep(
-    request: Request, pool: NDArray[np.intp], k_values: Sequence[int], factor: float, step: int
+    request: Request, candidates: _Candidates, k_values: Sequence[int], factor: float, step: int
 ) -> list[ProbeFit]:
-    """Exact fits on a pool of candidates, smallest k first; a failure is a fit that says so."""
+    """Exact fits on some candidates, smallest k first; a failure is a fit that says so."""
     from sparse_probing.probes import optimal
 
-    data = request.data
+    data, n_candidates = request.data, len(candidates.neurons)
     rows = data.rows("train")
-    sizes = sorted({min(int(k), len(pool)) for k in k_values if k >= 1})
-    Z = plain_scaled(data.values(rows, pool)).Z
+    sizes = sorted({min(int(k), n_candidates) for k in k_values if k >= 1})
     begun = time.perf_counter()
     try:
         found = optimal.fit_optimal_path(
-            Z,
+            candidates.Z,
             data.signs[rows],
             sizes,
             standardise=False,
@@ -131,28 +156,29 @@ def _sweep(
                 request.method,
                 k,
                 str(error),
-                n_candidates=len(pool),
-                ranking=request.ranking,
+                n_candidates=n_candidates,
+                ranking=candidates.ranking,
                 step=step,
                 seconds=time.perf_counter() - begun,
             )
             for k in sizes
         ]
-    return [_refit(request, pool, k, result, step) for k, result in zip(sizes, found, strict=True)]
+    return [_refit(request, candidates, k, result, step) for k, result in zip(sizes, found, strict=True)]
 
 
-def _refit(request: Request, pool: NDArray[np.intp], k: int, result: OptimalFit, step: int) -> ProbeFit:
-    support = pool[np.asarray(result.support, np.intp)]
+def _refit(request: Request, candidates: _Candidates, k: int, result: OptimalFit, step: int) -> ProbeFit:
+    support = candidates.neurons[np.asarray(result.support, np.intp)]
+    n_candidates = len(candidates.neurons)
     if len(support) > k:
         told = f"{len(support)} neurons came back where at most {k} were asked for."
-        return unfitted(request.method, k, told, n_candidates=len(pool), ranking=request.ranking, step=step)
+        return unfitted(request.method, k, told, n_candidates=n_candidates, ranking=candidates.ranking, step=step)
     fit, _ = fit_support(
         request.data,
         support,
         method=request.method,
         k=k,
-        n_candidates=len(pool),
-        ranking=request.ranking,
+        n_candidates=n_candidates,
+        ranking=candidates.ranking,
         step=step,
         bootstrap=request.bootstrap,
     )
@@ -162,6 +188,9 @@ def _refit(request: Request, pool: NDArray[np.intp], k: int, result: OptimalFit,
         fit,
         status=status,
         converged=fit.converged and status == "optimal",
+        n_neurons=request.data.n_neurons,
+        ridge=float(result.ridge),
+        unit_standard_deviations=UNIT_STANDARD_DEVIATIONS,
         objective=float(result.objective),
         bound=float(result.bound),
         gap=float(result.gap),

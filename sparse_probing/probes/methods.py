@@ -37,6 +37,8 @@ class Request:
         Sizes asked for, None for the method's own.
     ranking:
         Criterion that chooses candidates.
+    n_candidates:
+        Neurons that exact selection chooses from, the best of the ranking; None for the whole layer.
     scores:
         Single-neuron scores of the same arrays, if there are any.
     bootstrap:
@@ -51,6 +53,7 @@ class Request:
     data: ProbeData
     k_values: tuple[int, ...] | None
     ranking: str
+    n_candidates: int | None
     scores: NeuronScores | None
     bootstrap: Bootstrap
     time_limit_seconds: float
@@ -90,6 +93,7 @@ class Method:
         scale: ArrayLike | None = None,
         k_values: Sequence[int] | None = None,
         ranking: str = "mean_dif",
+        n_candidates: int | None = None,
         scores: NeuronScores | None = None,
         n_bootstrap: int = 0,
         time_limit_seconds: float = 60.0,
@@ -116,6 +120,9 @@ class Method:
             Support sizes; the method's own if absent.
         ranking:
             One of `ranking.CRITERIA`: how candidates are chosen.
+        n_candidates:
+            Neurons that the exact methods choose from, the best of the ranking: 50 in Gurnee et al. (2023). The whole layer
+            if absent, so that what they prove holds for every neuron.
         scores:
             `score_neurons` of the same arrays, to rank by without counting again.
         n_bootstrap:
@@ -145,6 +152,7 @@ class Method:
             data=data,
             k_values=None if k_values is None else tuple(k_values),
             ranking=ranking,
+            n_candidates=n_candidates,
             scores=scores,
             bootstrap=Bootstrap(n_bootstrap, int(generator.integers(2**31))),
             time_limit_seconds=time_limit_seconds,
@@ -164,7 +172,7 @@ def _load(path: str) -> Callable[..., Any]:
 _ALL = (
     Method("dense_probe", "dense:dense", "every neuron at once, ridge strength chosen on validation"),
     Method("enumerate_monosemantic", "heuristic:monosemantic", "each of the best 30 neurons alone"),
-    Method("optimal_sparse_probing", "exact:sweep", "provably best k of 50 candidates, k = 1 to 8"),
+    Method("optimal_sparse_probing", "exact:sweep", "provably best k of all neurons, k = 1 to 8"),
     Method("osp_tuning", "exact:tune", "the same with the regularisation chosen on validation"),
     Method("osp_iterative_pruning", "exact:prune", "best five neurons, ten times, the strongest removed each time"),
     Method("heuristic_sparsity_sweep", "heuristic:sweep", "logistic regression on the top k of a ranking"),

@@ -23,7 +23,7 @@ from sparse_probing.probes.hinge_dual import HingeProblem
 from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
 from sparse_probing.probes.interior_point import Array
 from sparse_probing.probes.labelling import Labels, label_classes, row_mask
-from sparse_probing.probes.logistic import plain_scaled
+from sparse_probing.probes.logistic import UNIT_STANDARD_DEVIATIONS, plain_scaled
 from sparse_probing.probes.optimal_fit import OptimalFit as OptimalFit
 from sparse_probing.probes.optimal_input import (
     Weights,
@@ -163,7 +163,8 @@ def fit_optimal_path(
     w = sample_weights(weights, labels, kept)
     if gamma is None:
         gamma = labels.size**-0.5
-    matrix, units = _standardised(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], standardise)
+    n_neurons = matrix.shape[1]
+    matrix, units = _standardised(matrix if chosen.size == n_neurons else matrix[:, chosen], standardise, n_neurons)
     problem = HingeProblem(matrix, labels, w, gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     options = _Options(time_limit_seconds, gap_tolerance, master, seed)
@@ -210,7 +211,7 @@ def fit_optimal_regression(
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
     start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
-    matrix, units = _standardised(matrix[:, chosen], standardise)
+    matrix, units = _standardised(matrix[:, chosen], standardise, matrix.shape[1])
     problem = SquaredProblem(matrix, target, target.size**-0.5 if gamma is None else gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     fit = _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
@@ -229,23 +230,31 @@ def scale_for_optimal(X: ArrayLike) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Units:
-    """How fitted columns came from the activations: ``(X - mean) * factor``, (n_candidates,) each."""
+    """How fitted columns came from the `n_neurons` of X: ``(X - mean) * factor``, (n_candidates,) each."""
 
     mean: Array
     factor: Array
+    n_neurons: int
+    standard_deviations: float | None
 
     def restore(self, fit: OptimalFit, candidates: Index) -> OptimalFit:
         """The same fit with coefficients in units of X."""
         at = np.searchsorted(candidates, fit.support)
         coef = fit.coef_scaled * self.factor[at]
-        return replace(fit, coef=coef, intercept=fit.intercept - float(coef @ self.mean[at]))
+        return replace(
+            fit,
+            coef=coef,
+            intercept=fit.intercept - float(coef @ self.mean[at]),
+            n_neurons=self.n_neurons,
+            unit_standard_deviations=self.standard_deviations,
+        )
 
 
-def _standardised(matrix: Array, standardise: bool) -> tuple[Array, _Units]:
+def _standardised(matrix: Array, standardise: bool, n_neurons: int) -> tuple[Array, _Units]:
     if not standardise:
-        return matrix, _Units(np.zeros(matrix.shape[1]), np.ones(matrix.shape[1]))
+        return matrix, _Units(np.zeros(matrix.shape[1]), np.ones(matrix.shape[1]), n_neurons, None)
     scaled = plain_scaled(matrix)
-    return scaled.Z, _Units(scaled.mean, scaled.scale)
+    return scaled.Z, _Units(scaled.mean, scaled.scale, n_neurons, UNIT_STANDARD_DEVIATIONS)
 
 
 # --- order of work ----------------------------------------------------------------------------------------------------
@@ -364,6 +373,10 @@ def _fit_one(
         n_nodes=nodes,
         n_fixed=int(problem.n_neurons - fixed.size - free.size),
         n_candidates_left=int(free.size + fixed.size),
+        n_candidates=problem.n_neurons,
+        n_neurons=problem.n_neurons,
+        ridge=1.0 / problem.gamma,
+        unit_standard_deviations=None,
         seconds=now - began,
         phase_seconds={"root": rooted - began, "incumbent": improved - rooted, "search": now - improved},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from sparse_probing.config import ProbingSpec
@@ -19,6 +20,7 @@ PROBING = ProbingSpec(
     optimal_time_limit_seconds=2.0,
 )
 N_ROWS = 300
+CLAIM = ("n_candidates", "n_neurons", "ridge", "unit_standard_deviations")
 
 
 def labels() -> LabelMatrix:
@@ -81,3 +83,15 @@ def test_a_run_of_one_width_has_the_basis_it_always_had() -> None:
     rotations = inputs(found, 6, 6, 6).rotations
     assert list(rotations) == [6]
     np.testing.assert_array_equal(rotations[6], wanted)
+
+
+def test_the_spec_says_how_many_neurons_an_exact_search_has() -> None:
+    found = labels()
+    layer = matrix([0, 7, 9, 11, 30, 1000], found)
+    seen = {}
+    for n_candidates in (None, 4):
+        probing = PROBING.model_copy(update={"optimal_candidates": n_candidates})
+        fits = best_layer_tables(shared_inputs("run", probing, found, [6]), layer, ["feature"])["probe_fits"]
+        exact = fits.filter(pc.equal(fits.column("method"), "optimal_sparse_probing"))
+        seen[n_candidates] = set(zip(*(exact.column(name).to_pylist() for name in CLAIM), strict=True))
+    assert seen == {None: {(6, 6, 10.0, 10.0)}, 4: {(4, 6, 10.0, 10.0)}}
