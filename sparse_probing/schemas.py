@@ -222,6 +222,9 @@ PROBE_FITS = pa.schema(
         _field("bound", pa.float64(), nullable=True),
         _field("gap", pa.float64(), nullable=True),
         _field("n_cuts", pa.int32(), nullable=True),
+        # Of a certificate that another solver checked: its name and version, and (objective − its optimum) / |objective|.
+        _field("audited_by", pa.string(), nullable=True),
+        _field("audit_gap", pa.float64(), nullable=True),
         _field("fit_seconds", pa.float64(), nullable=True),
         _field("message", pa.string(), nullable=True),
         *[

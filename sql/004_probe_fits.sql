@@ -19,6 +19,8 @@ create table if not exists probe_fits (
     bound double,
     gap double,
     n_cuts integer,
+    audited_by varchar,
+    audit_gap double,
     fit_seconds double,
     message varchar,
     train_mcc double,

@@ -37,7 +37,8 @@ FILTERS = (25, 50, 100, 200)
 
 def sweep(request: Request) -> list[ProbeFit]:
     """The best k neurons, k = 1 to 8 unless asked otherwise."""
-    return _sweep(request, _candidates(request, request.n_candidates), request.k_values or K_VALUES, 1.0, 0)
+    candidates = _candidates(request, request.n_candidates)
+    return _audited(request, candidates, _sweep(request, candidates, request.k_values or K_VALUES, 1.0, 0))
 
 
 def tune(request: Request) -> list[ProbeFit]:
@@ -55,7 +56,7 @@ def tune(request: Request) -> list[ProbeFit]:
         fit = fits[best]
         message = "; ".join(filter(None, (fit.message, told)))
         chosen.append(replace(fit, message=message, seconds=sum(one.seconds for one in fits)))
-    return chosen
+    return _audited(request, candidates, chosen)
 
 
 def prune(request: Request) -> list[ProbeFit]:
@@ -74,8 +75,9 @@ def prune(request: Request) -> list[ProbeFit]:
             left = np.array([neuron for neuron in order if neuron not in removed][: request.n_candidates], np.intp)
             if len(left) == 0:
                 break
-            fit = _sweep(request, _prepared(request, left, ranking), (k,), 1.0, step)[0]
-            fits.append(fit)
+            candidates = _prepared(request, left, ranking)
+            fit = _sweep(request, candidates, (k,), 1.0, step)[0]
+            fits += _audited(request, candidates, [fit])
             if len(fit.support) == 0:
                 break
             removed.add(_strongest(request.data, fit))
@@ -90,7 +92,9 @@ def compare_filters(request: Request) -> list[ProbeFit]:
     fits: list[ProbeFit] = []
     n_neurons = request.data.n_neurons
     for step, size in enumerate(sorted({*(min(size, n_neurons) for size in FILTERS), n_neurons})):
-        fits += _sweep(request, _candidates(request, size), request.k_values or K_VALUES, 1.0, step)
+        candidates = _candidates(request, size)
+        found = _sweep(request, candidates, request.k_values or K_VALUES, 1.0, step)
+        fits += _audited(request, candidates, found)
     return fits
 
 
@@ -149,6 +153,7 @@ def _sweep(
             standardise=False,
             gamma=factor * len(rows) ** -0.5,
             time_limit_seconds=request.time_limit_seconds,
+            master=request.solver,
         )
     except SparseProbingError as error:
         return [
@@ -184,6 +189,8 @@ def _refit(request: Request, candidates: _Candidates, k: int, result: OptimalFit
     )
     status = result.status if result.status in STATUSES else "time_limit"
     note = None if result.status == status else f"The exact search ended with {result.status}."
+    if status == "size_limit":
+        note = f"{result.n_candidates_left:,} neurons were left to Gurobi, more than its licence takes; solver 'tree' has no limit."
     return replace(
         fit,
         status=status,
@@ -198,3 +205,25 @@ def _refit(request: Request, candidates: _Candidates, k: int, result: OptimalFit
         seconds=float(result.seconds) + fit.seconds,
         message="; ".join(filter(None, (fit.message, note))) or None,
     )
+
+
+def _audited(request: Request, candidates: _Candidates, fits: Sequence[ProbeFit]) -> list[ProbeFit]:
+    """The fits with the audits that were asked for."""
+    return [
+        _with_audit(request.data, candidates, fit)
+        if fit.gap is not None and (request.audit is None or fit.k in request.audit)
+        else fit
+        for fit in fits
+    ]
+
+
+def _with_audit(data: ProbeData, candidates: _Candidates, fit: ProbeFit) -> ProbeFit:
+    if fit.status != "optimal" or fit.objective is None or fit.ridge is None:
+        return replace(fit, message="; ".join(filter(None, (fit.message, "not audited: no optimum was proved"))))
+    from sparse_probing.probes import audits
+
+    at = np.flatnonzero(np.isin(candidates.neurons, fit.support))
+    signs = data.signs[data.rows("train")].astype(np.float64)
+    audit = audits.audit_hinge(candidates.Z, signs, at, fit.objective, ridge=fit.ridge)
+    message = "; ".join(filter(None, (fit.message, audit.message))) or None
+    return replace(fit, audited_by=audit.audited_by, audit_gap=audit.audit_gap, message=message)

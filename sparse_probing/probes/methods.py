@@ -6,7 +6,7 @@ Importing this module imports no solver: `METHODS[name]` loads the function's mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sparse_probing.probes.labelling import Labels
     from sparse_probing.probes.neuron_scores import NeuronScores
     from sparse_probing.probes.results import ProbeFit, ProbeFits
+
+
+Solver = Literal["tree", "gurobi"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +46,10 @@ class Request:
         Single-neuron scores of the same arrays, if there are any.
     bootstrap:
         How test intervals are drawn.
-    time_limit_seconds:
+    time_limit_seconds, solver:
         Of each exact selection.
+    audit:
+        Sizes whose certificates are audited; None for all.
     rng:
         Generator of whatever is random.
     """
@@ -57,6 +62,8 @@ class Request:
     scores: NeuronScores | None
     bootstrap: Bootstrap
     time_limit_seconds: float
+    solver: Solver
+    audit: frozenset[int] | None
     rng: np.random.Generator
 
 
@@ -81,6 +88,11 @@ class Method:
     summary: str
     task: Literal["classification", "regression"] = "classification"
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether its fits carry a certificate."""
+        return self.function.startswith("exact:")
+
     def __call__(
         self,
         X: ArrayLike,
@@ -97,6 +109,8 @@ class Method:
         scores: NeuronScores | None = None,
         n_bootstrap: int = 0,
         time_limit_seconds: float = 60.0,
+        solver: Solver = "tree",
+        audit: bool | Collection[int] = False,
         rng: np.random.Generator | int = 0,
     ) -> ProbeFits:
         """Fit on train, tune on validation, report on test.
@@ -127,8 +141,11 @@ class Method:
             `score_neurons` of the same arrays, to rank by without counting again.
         n_bootstrap:
             Draws behind the interval of the test MCC; 0 for none.
-        time_limit_seconds:
-            Of each exact selection.
+        time_limit_seconds, solver:
+            Of each exact selection: ``tree`` needs no solver, ``gurobi`` is an integer model.
+        audit:
+            Sizes at which Gurobi's integer model searches anew what an exact method proved, True for all: `audited_by` and
+            `audit_gap` of a fit hold the outcome, `message` why there is none.
         rng:
             Generator or seed.
 
@@ -156,6 +173,8 @@ class Method:
             scores=scores,
             bootstrap=Bootstrap(n_bootstrap, int(generator.integers(2**31))),
             time_limit_seconds=time_limit_seconds,
+            solver=solver,
+            audit=None if audit is True else frozenset(audit or ()),
             rng=generator,
         )
         fits: list[ProbeFit] = _load(self.function)(request)

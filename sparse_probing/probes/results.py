@@ -74,8 +74,11 @@ class ProbeFit:
         See `STATUSES`. `converged` is False whenever the reported numbers are not those of a finished optimisation.
     objective, bound, gap, n_cuts:
         Of the method's own training problem; None where it has none.
+    audited_by, audit_gap:
+        Name and version of the solver that searched anew what a certificate claims, and ``(objective − its optimum) /
+        |objective|``; None where none did. `message` says so where one was asked for and could not.
     seconds:
-        Wall-clock time of the fit, evaluation left out.
+        Wall-clock time of the fit, evaluation and audit left out.
     metrics:
         ``metrics[split][metric]``; a split or metric that does not exist is absent, never NaN.
     test_mcc_low, test_mcc_high:
@@ -105,6 +108,8 @@ class ProbeFit:
     bound: float | None = None
     gap: float | None = None
     n_cuts: int | None = None
+    audited_by: str | None = None
+    audit_gap: float | None = None
     message: str | None = None
     metrics: Metrics = field(default_factory=_no_metrics)
     test_mcc_low: float | None = None
@@ -145,6 +150,8 @@ class ProbeFit:
             "bound": _finite(self.bound),
             "gap": _finite(self.gap),
             "n_cuts": None if self.n_cuts is None else int(self.n_cuts),
+            "audited_by": self.audited_by,
+            "audit_gap": _finite(self.audit_gap),
             "fit_seconds": float(self.seconds),
             "message": self.message,
         }
@@ -281,7 +288,8 @@ def _proof_text(fit: ProbeFit) -> list[str]:
     if fit.gap is None or fit.ridge is None or fit.unit_standard_deviations is None:
         return []
     unit = f"activations in units of {fit.unit_standard_deviations:g} standard deviations"
-    return [f"objective {fit.objective:.6g}, bound {fit.bound:.6g}, at ridge {fit.ridge:.4g} on {unit}"]
+    audit = "" if fit.audit_gap is None else f"; audited by {fit.audited_by}, gap {fit.audit_gap:.1e}"
+    return [f"objective {fit.objective:.6g}, bound {fit.bound:.6g}, at ridge {fit.ridge:.4g} on {unit}{audit}"]
 
 
 def _finite(value: float | None) -> float | None:

@@ -334,13 +334,16 @@ def test_optimal_certificates_are_the_fits_with_a_bound() -> None:
         runs=RUN,
         features=FEATURE,
         probe_fits=[
-            fit("a", 2, 0.5, method="optimal", status="optimal", objective=1.0, bound=1.0, gap=0.0, n_cuts=7),
+            fit("a", 2, 0.5, method="optimal", status="optimal", objective=1.0, bound=1.0, gap=0.0, n_cuts=7)
+            | {"audited_by": "gurobi 13.0.3", "audit_gap": 1e-7},
             fit("b", 4, 0.5, method="optimal", status="time_limit", objective=1.0, bound=0.5, gap=0.5),
             fit("c", 2, 0.5),
         ],
     )
-    found = con.execute("select k, certified, gap, n_cuts from optimal_certificates order by k").fetchall()
-    assert found == [(2, True, 0.0, 7), (4, False, 0.5, None)]
+    found = con.execute(
+        "select k, certified, gap, n_cuts, audited_by, audit_gap from optimal_certificates order by k"
+    ).fetchall()
+    assert found == [(2, True, 0.0, 7, "gurobi 13.0.3", 1e-7), (4, False, 0.5, None, None, None)]
 
 
 def test_views_of_fits_tell_how_many_neurons_were_searched() -> None:
