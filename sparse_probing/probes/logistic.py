@@ -86,7 +86,9 @@ def plain_scaled(X: Floats) -> Scaled:
     scale = np.divide(
         1.0 / UNIT_STANDARD_DEVIATIONS, std, out=np.zeros_like(std), where=std > 1e-12 * (np.abs(mean) + 1e-300)
     )
-    return Scaled((X - mean) * scale, None, mean, scale)
+    Z = X - mean
+    Z *= scale
+    return Scaled(Z, None, mean, scale)
 
 
 def scale_activations(X: Floats) -> Scaled:
