@@ -248,7 +248,21 @@ class ProbingSpec(Spec):
     shortlist: int = Field(
         default=10, ge=1, le=MAX_COUNT, description="Neurons a layer that validation compares and tests report."
     )
+    optimal_candidates: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="Neurons that exact selection chooses from, the best of the ranking; the whole layer if absent.",
+    )
     optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each exact selection of neurons.")
+    optimal_solver: Literal["tree", "gurobi"] = Field(
+        default="tree",
+        description="What searches: tree needs no solver; gurobi is an integer model, as large as its licence allows.",
+    )
+    audited_certificates: int | Literal["all"] = Field(
+        default=10,
+        description="How many of a run's certificates Gurobi's integer model checks, by feature, method and k; \"all\", or 0.",
+    )
     seed: int = Field(
         default=42, ge=0, le=MAX_SEED, description="Decides bootstrap draws, permutations and whatever else is random."
     )
@@ -264,6 +278,13 @@ class ProbingSpec(Spec):
     @classmethod
     def _all_positive(cls, value: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
         return {method: cls._k_positive(sizes) for method, sizes in value.items()}
+
+    @field_validator("audited_certificates", mode="before")
+    @classmethod
+    def _count_or_all(cls, value: Any) -> Any:
+        if value != "all" and not (type(value) is int and 0 <= value <= MAX_COUNT):
+            raise ValueError(f'expected a whole number from 0 to {MAX_COUNT}, or "all"')
+        return value
 
     def sizes(self, method: str) -> tuple[int, ...]:
         """Support sizes of a method."""

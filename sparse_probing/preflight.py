@@ -55,6 +55,7 @@ def preflight(study: StudySpec, settings: Settings) -> None:
 
     check_names(study)
     check_writable(settings)
+    _check_solver(study)
     # What is on this machine answers at once; the hub may take a while.
     local = [model for model in study.models if not sources.is_hub_id(model)]
     for model in local:
@@ -132,6 +133,25 @@ def _check_methods(study: StudySpec) -> None:
                 raise InputError(
                     f"{kind} {method!r} is unknown; {choices(method, known)}.", remedy=f"Edit probing.{field}."
                 )
+
+
+def _check_solver(study: StudySpec) -> None:
+    """A study that searches with Gurobi needs it, and a licence that starts it."""
+    from sparse_probing.probes import METHODS
+
+    probing = study.probing
+    exact = [name for name in (*probing.methods, *probing.best_layer_methods) if METHODS[name].is_exact]
+    if not exact or probing.optimal_solver != "gurobi":
+        return
+    from sparse_probing.probes import integer_model
+
+    try:
+        integer_model.check_solver()
+    except InputError as error:
+        raise InputError(
+            f'probing.optimal_solver is "gurobi": {error.message}',
+            remedy='Mend it, or set probing.optimal_solver = "tree".',
+        ) from error
 
 
 def _check_shape(study: StudySpec, model: ModelSpec) -> None:

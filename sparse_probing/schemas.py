@@ -211,6 +211,10 @@ PROBE_FITS = pa.schema(
         _field("ranking", pa.string(), nullable=True),
         _field("k", pa.int32()),
         _field("n_candidates", pa.int32()),
+        # Of an exact selection: neurons of the layer, λ in λ/2 ‖β‖², and standard deviations in a unit of activation.
+        _field("n_neurons", pa.int32(), nullable=True),
+        _field("ridge", pa.float64(), nullable=True),
+        _field("unit_standard_deviations", pa.float64(), nullable=True),
         _field("step", pa.int32()),
         _field("status", pa.string()),
         _field("converged", pa.bool_()),
@@ -218,6 +222,9 @@ PROBE_FITS = pa.schema(
         _field("bound", pa.float64(), nullable=True),
         _field("gap", pa.float64(), nullable=True),
         _field("n_cuts", pa.int32(), nullable=True),
+        # Of a certificate that another solver checked: its name and version, and (objective − its optimum) / |objective|.
+        _field("audited_by", pa.string(), nullable=True),
+        _field("audit_gap", pa.float64(), nullable=True),
         _field("fit_seconds", pa.float64(), nullable=True),
         _field("message", pa.string(), nullable=True),
         *[

@@ -1,4 +1,5 @@
 -- one row per run, feature, method and ranking: the smallest k that reaches 95 % of the dense probe's validation score
+-- n_candidates is of the fit at smallest_k; where no k reaches it, of the fit at largest_k_tried.
 -- smallest_k is null where no k reaches it, or where the dense probe itself is no better than chance.
 create view feature_sparsity as
 with curves as (
@@ -11,6 +12,7 @@ with curves as (
         method,
         ranking,
         k,
+        n_candidates,
         layer,
         metric,
         validation_mcc,
@@ -35,6 +37,7 @@ reached as (
         method,
         ranking,
         min(k) as smallest_k,
+        arg_min(n_candidates, k) as n_candidates,
         arg_min(layer, k) as layer,
         arg_min(validation_mcc, k) as validation_mcc,
         arg_min(validation_r2, k) as validation_r2,
@@ -63,7 +66,8 @@ tried as (
         dense_test_r2,
         target_mcc,
         target_r2,
-        max(k) as largest_k_tried
+        max(k) as largest_k_tried,
+        arg_max(n_candidates, k) as n_candidates
     from curves
     group by
         run_id, model, revision, collection, feature, method, ranking, metric,
@@ -87,6 +91,7 @@ select
     tried.target_r2,
     tried.largest_k_tried,
     reached.smallest_k,
+    coalesce(reached.n_candidates, tried.n_candidates) as n_candidates,
     reached.layer,
     reached.validation_mcc,
     reached.validation_r2,

@@ -8,6 +8,7 @@ with fits as (
         feature,
         layer,
         k,
+        n_candidates,
         step,
         method,
         ranking,
@@ -25,8 +26,10 @@ pairs as (
         one.step,
         one.method as method_a,
         one.ranking as ranking_a,
+        one.n_candidates as n_candidates_a,
         other.method as method_b,
         other.ranking as ranking_b,
+        other.n_candidates as n_candidates_b,
         one.fit_id as fit_a,
         other.fit_id as fit_b
     from fits as one
@@ -76,8 +79,10 @@ counted as (
         pairs.step,
         pairs.method_a,
         pairs.ranking_a,
+        pairs.n_candidates_a,
         pairs.method_b,
         pairs.ranking_b,
+        pairs.n_candidates_b,
         coalesce(shared.n_shared, 0) as n_shared,
         size_a.n_support + size_b.n_support - coalesce(shared.n_shared, 0) as n_union
     from pairs
@@ -98,8 +103,10 @@ select
     counted.step,
     counted.method_a,
     counted.ranking_a,
+    counted.n_candidates_a,
     counted.method_b,
     counted.ranking_b,
+    counted.n_candidates_b,
     counted.n_shared,
     counted.n_union,
     counted.n_shared / counted.n_union as jaccard

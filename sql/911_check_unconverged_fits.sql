@@ -17,7 +17,7 @@ with counts as (
         count(*) as n_fits,
         count(*) filter (where not converged) as n_unconverged
     from probe_fits
-    where status not in ('failed', 'skipped', 'time_limit')
+    where status not in ('failed', 'skipped', 'time_limit', 'size_limit')
     group by run_id
 )
 

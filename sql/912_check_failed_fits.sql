@@ -1,4 +1,4 @@
--- one row per run and fit that failed or ran into its time limit
+-- one row per run and fit that failed or ran into its limit of time or size
 -- severity: warning
 -- why: a point missing from a curve looks like one that was never asked for
 create view check_failed_fits as
@@ -9,4 +9,4 @@ select
     status || coalesce(': ' || message, '') as found,
     'optimal or ok' as expected
 from probe_fits
-where status in ('failed', 'time_limit');
+where status in ('failed', 'time_limit', 'size_limit');

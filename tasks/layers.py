@@ -25,6 +25,9 @@ from sparse_probing.store.labels import LabelMatrix
 from sparse_probing.store.matrices import LayerMatrix
 from sparse_probing.store.predictions import pack, pack_groups
 
+# Feature, layer (None: the best, whichever it is), method and k.
+Certificate = tuple[str, int | None, str, int]
+
 
 @dataclass(frozen=True)
 class ProbingInputs:
@@ -36,12 +39,22 @@ class ProbingInputs:
     permutations: LabelPermutations
     # By number of stored neurons, which layers may differ in.
     rotations: Mapping[int, NDArray[np.float32]]
+    # Certificates that are audited.
+    audited: frozenset[Certificate] = frozenset()
+
+    def audited_sizes(self, feature: str, layer: int | None, method: str) -> frozenset[int]:
+        """The k at which a method's certificates are audited; `layer` is None for methods of the best layer."""
+        return frozenset(k for *fit, k in self.audited if fit == [feature, layer, method])
 
 
 def shared_inputs(
-    run_id: str, probing: ProbingSpec, labels: LabelMatrix, n_neurons_by_layer: Sequence[int]
+    run_id: str,
+    probing: ProbingSpec,
+    labels: LabelMatrix,
+    n_neurons_by_layer: Sequence[int],
+    layers: Sequence[int] = (),
 ) -> ProbingInputs:
-    """Make the permutations and the random bases once for all layers of a run."""
+    """Make the permutations, the random bases and the choice of audits once for all layers of a run."""
     generator = np.random.default_rng(probing.seed)
     return ProbingInputs(
         run_id=run_id,
@@ -55,7 +68,30 @@ def shared_inputs(
             rng=generator,
         ),
         rotations={n: baselines.random_rotation(n, generator) for n in sorted(set(n_neurons_by_layer))},
+        audited=audited_certificates(probing, labels.features, layers),
     )
+
+
+def audited_certificates(
+    probing: ProbingSpec, features: Sequence[str], layers: Sequence[int]
+) -> frozenset[Certificate]:
+    """The sample of a run's certificates that is audited: as many as the spec says, in an order that its seed decides."""
+    placed: list[tuple[int | None, str]] = [(None, method) for method in probing.best_layer_methods]
+    placed += [(layer, method) for layer in layers for method in probing.methods]
+    planned: list[Certificate] = [
+        (feature, layer, method, k)
+        for feature in features
+        for layer, method in placed
+        if METHODS[method].is_exact
+        for k in probing.sizes(method)
+    ]
+    if probing.audited_certificates == "all":
+        return frozenset(planned)
+
+    def order(certificate: Certificate) -> str:
+        return hashlib.sha256(canonical_json([probing.seed, *certificate]).encode()).hexdigest()
+
+    return frozenset(sorted(planned, key=order)[: probing.audited_certificates])
 
 
 def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Table]:
@@ -93,7 +129,16 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
         fits[feature] = [
             fit
             for method in probing.methods
-            for fit in _fit(method, inputs, matrix, y, arrays, seed, scores=scored[column])
+            for fit in _fit(
+                method,
+                inputs,
+                matrix,
+                y,
+                arrays,
+                seed,
+                scores=scored[column],
+                audit=inputs.audited_sizes(feature, matrix.layer, method),
+            )
         ]
         fits[feature] += baselines.feature_baselines(
             matrix.codes,
@@ -128,7 +173,7 @@ def best_layer_tables(inputs: ProbingInputs, matrix: LayerMatrix, features: Sequ
         fits[feature] = [
             fit.with_variant("dense") if method.startswith("dense_") else fit
             for method in methods
-            for fit in _fit(method, inputs, matrix, y, arrays, seed)
+            for fit in _fit(method, inputs, matrix, y, arrays, seed, audit=inputs.audited_sizes(feature, None, method))
         ]
     return fit_tables(inputs.run_id, matrix.layer, matrix.neurons, fits)
 
@@ -210,6 +255,7 @@ def _fit(
     seed: int,
     *,
     scores: NeuronScores | None = None,
+    audit: frozenset[int] = frozenset(),
 ) -> list[ProbeFit]:
     probing = inputs.probing
     return METHODS[method](
@@ -218,9 +264,12 @@ def _fit(
         inputs.labels.groups,
         k_values=probing.sizes(method),
         ranking=probing.ranking,
+        n_candidates=probing.optimal_candidates,
         scores=scores,
         n_bootstrap=probing.n_bootstrap,
         time_limit_seconds=probing.optimal_time_limit_seconds,
+        solver=probing.optimal_solver,
+        audit=audit,
         rng=seed,
         **arrays,
     )

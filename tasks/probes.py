@@ -65,7 +65,7 @@ def _inputs(run: RunReference) -> ProbingInputs:
             _shared.clear()
             labels = _labels(run)
             counts = read_manifest(located(run.activations)).facts["n_neurons_by_layer"]
-            _shared[run.run_id] = shared_inputs(run.run_id, run.probing, labels, counts)
+            _shared[run.run_id] = shared_inputs(run.run_id, run.probing, labels, counts, run.layers)
         return _shared[run.run_id]
 
 

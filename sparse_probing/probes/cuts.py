@@ -27,6 +27,8 @@ ROUNDS = 40
 class Problem(Protocol):
     """A loss whose value on a set of neurons is ``c(s) = max over u of base(u) − Σ_j s_j (γ/2) g_j(u)²``."""
 
+    gamma: float
+
     @property
     def n_neurons(self) -> int: ...
 

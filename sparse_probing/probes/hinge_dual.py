@@ -27,7 +27,9 @@ class HingeProblem:
     """
 
     def __init__(self, X: Array, y: Array, w: Array, gamma: float) -> None:
-        self.Z = np.ascontiguousarray(X.T) * y
+        # One copy, since X may hold a whole layer.
+        self.Z = np.array(X.T, dtype=np.float64, order="C")
+        self.Z *= y
         self.y, self.w, self.gamma = y, w, gamma
 
     @property

@@ -75,12 +75,20 @@ class Scaled:
     scale: Floats
 
 
+# Every probe regularises coefficients of activations in units of so many standard deviations, as Gurnee et al. (2023) do.
+UNIT_STANDARD_DEVIATIONS = 10.0
+
+
 def plain_scaled(X: Floats) -> Scaled:
     """Standardise (n_samples, n_neurons) training activations: less their mean, over ten standard deviations."""
     mean, std = X.mean(axis=0), X.std(axis=0)
     # A constant column has a standard deviation of rounding errors at most.
-    scale = np.divide(0.1, std, out=np.zeros_like(std), where=std > 1e-12 * (np.abs(mean) + 1e-300))
-    return Scaled((X - mean) * scale, None, mean, scale)
+    scale = np.divide(
+        1.0 / UNIT_STANDARD_DEVIATIONS, std, out=np.zeros_like(std), where=std > 1e-12 * (np.abs(mean) + 1e-300)
+    )
+    Z = X - mean
+    Z *= scale
+    return Scaled(Z, None, mean, scale)
 
 
 def scale_activations(X: Floats) -> Scaled:

@@ -6,7 +6,7 @@ Importing this module imports no solver: `METHODS[name]` loads the function's mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sparse_probing.probes.results import ProbeFit, ProbeFits
 
 
+Solver = Literal["tree", "gurobi"]
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """What a method's function gets.
@@ -37,12 +40,16 @@ class Request:
         Sizes asked for, None for the method's own.
     ranking:
         Criterion that chooses candidates.
+    n_candidates:
+        Neurons that exact selection chooses from, the best of the ranking; None for the whole layer.
     scores:
         Single-neuron scores of the same arrays, if there are any.
     bootstrap:
         How test intervals are drawn.
-    time_limit_seconds:
+    time_limit_seconds, solver:
         Of each exact selection.
+    audit:
+        Sizes whose certificates are audited; None for all.
     rng:
         Generator of whatever is random.
     """
@@ -51,9 +58,12 @@ class Request:
     data: ProbeData
     k_values: tuple[int, ...] | None
     ranking: str
+    n_candidates: int | None
     scores: NeuronScores | None
     bootstrap: Bootstrap
     time_limit_seconds: float
+    solver: Solver
+    audit: frozenset[int] | None
     rng: np.random.Generator
 
 
@@ -78,6 +88,11 @@ class Method:
     summary: str
     task: Literal["classification", "regression"] = "classification"
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether its fits carry a certificate."""
+        return self.function.startswith("exact:")
+
     def __call__(
         self,
         X: ArrayLike,
@@ -90,9 +105,12 @@ class Method:
         scale: ArrayLike | None = None,
         k_values: Sequence[int] | None = None,
         ranking: str = "mean_dif",
+        n_candidates: int | None = None,
         scores: NeuronScores | None = None,
         n_bootstrap: int = 0,
         time_limit_seconds: float = 60.0,
+        solver: Solver = "tree",
+        audit: bool | Collection[int] = False,
         rng: np.random.Generator | int = 0,
     ) -> ProbeFits:
         """Fit on train, tune on validation, report on test.
@@ -116,12 +134,18 @@ class Method:
             Support sizes; the method's own if absent.
         ranking:
             One of `ranking.CRITERIA`: how candidates are chosen.
+        n_candidates:
+            Neurons that the exact methods choose from, the best of the ranking: 50 in Gurnee et al. (2023). The whole layer
+            if absent, so that what they prove holds for every neuron.
         scores:
             `score_neurons` of the same arrays, to rank by without counting again.
         n_bootstrap:
             Draws behind the interval of the test MCC; 0 for none.
-        time_limit_seconds:
-            Of each exact selection.
+        time_limit_seconds, solver:
+            Of each exact selection: ``tree`` needs no solver, ``gurobi`` is an integer model.
+        audit:
+            Sizes at which Gurobi's integer model searches anew what an exact method proved, True for all: `audited_by` and
+            `audit_gap` of a fit hold the outcome, `message` why there is none.
         rng:
             Generator or seed.
 
@@ -145,9 +169,12 @@ class Method:
             data=data,
             k_values=None if k_values is None else tuple(k_values),
             ranking=ranking,
+            n_candidates=n_candidates,
             scores=scores,
             bootstrap=Bootstrap(n_bootstrap, int(generator.integers(2**31))),
             time_limit_seconds=time_limit_seconds,
+            solver=solver,
+            audit=None if audit is True else frozenset(audit or ()),
             rng=generator,
         )
         fits: list[ProbeFit] = _load(self.function)(request)
@@ -164,7 +191,7 @@ def _load(path: str) -> Callable[..., Any]:
 _ALL = (
     Method("dense_probe", "dense:dense", "every neuron at once, ridge strength chosen on validation"),
     Method("enumerate_monosemantic", "heuristic:monosemantic", "each of the best 30 neurons alone"),
-    Method("optimal_sparse_probing", "exact:sweep", "provably best k of 50 candidates, k = 1 to 8"),
+    Method("optimal_sparse_probing", "exact:sweep", "provably best k of all neurons, k = 1 to 8"),
     Method("osp_tuning", "exact:tune", "the same with the regularisation chosen on validation"),
     Method("osp_iterative_pruning", "exact:prune", "best five neurons, ten times, the strongest removed each time"),
     Method("heuristic_sparsity_sweep", "heuristic:sweep", "logistic regression on the top k of a ranking"),

@@ -1,9 +1,8 @@
 """The best k neurons there are, with a proof: cardinality-constrained probes solved to a certified gap.
 
-The public functions, their checks of input and the order of work live here, and the only Gurobi model of the project.
-The numerical parts are ``interior_point`` (relaxation), ``hinge_dual`` and ``squared_dual`` (losses), ``cuts`` (bounds,
-fixing), ``incumbents`` (local search) and ``tree`` (branch and bound). No metrics, no splits: arrays in, a frozen result
-out.
+The public functions, their checks of input and the order of work live here. The numerical parts are ``interior_point``
+(relaxation), ``hinge_dual`` and ``squared_dual`` (losses), ``cuts`` (bounds, fixing), ``incumbents`` (local search), ``tree``
+(branch and bound) and ``integer_model`` (Gurobi). No metrics, no splits: arrays in, a frozen result out.
 """
 
 from __future__ import annotations
@@ -11,19 +10,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from sparse_probing.errors import DataError, InputError
+from sparse_probing.errors import DataError
+from sparse_probing.probes import integer_model
 from sparse_probing.probes.cuts import Cut, Index, Pool, Problem, fix, make_cut, solve_by_columns
 from sparse_probing.probes.hinge_dual import HingeProblem
 from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
 from sparse_probing.probes.interior_point import Array
 from sparse_probing.probes.labelling import Labels, label_classes, row_mask
-from sparse_probing.probes.logistic import plain_scaled
+from sparse_probing.probes.logistic import UNIT_STANDARD_DEVIATIONS, plain_scaled
 from sparse_probing.probes.optimal_fit import OptimalFit as OptimalFit
 from sparse_probing.probes.optimal_input import (
     Weights,
@@ -39,9 +39,6 @@ from sparse_probing.probes.tree import Tree
 
 Master = Literal["tree", "gurobi"]
 
-# What the licence that comes with gurobipy allows, less the variable of the epigraph.
-GUROBI_VARIABLES = 1999
-GUROBI_CUTS = 500
 INNER_TOLERANCE = 1e-7
 FINAL_TOLERANCE = 1e-9
 NODE_TOLERANCE = 3e-6
@@ -163,7 +160,8 @@ def fit_optimal_path(
     w = sample_weights(weights, labels, kept)
     if gamma is None:
         gamma = labels.size**-0.5
-    matrix, units = _standardised(matrix if chosen.size == matrix.shape[1] else matrix[:, chosen], standardise)
+    n_neurons = matrix.shape[1]
+    matrix, units = _standardised(matrix if chosen.size == n_neurons else matrix[:, chosen], standardise, n_neurons)
     problem = HingeProblem(matrix, labels, w, gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     options = _Options(time_limit_seconds, gap_tolerance, master, seed)
@@ -210,7 +208,7 @@ def fit_optimal_regression(
     if chosen is None:
         chosen = np.arange(matrix.shape[1])
     start = checked_neurons(warm_start, matrix.shape[1], "warm_start")
-    matrix, units = _standardised(matrix[:, chosen], standardise)
+    matrix, units = _standardised(matrix[:, chosen], standardise, matrix.shape[1])
     problem = SquaredProblem(matrix, target, target.size**-0.5 if gamma is None else gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     fit = _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
@@ -229,23 +227,31 @@ def scale_for_optimal(X: ArrayLike) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Units:
-    """How fitted columns came from the activations: ``(X - mean) * factor``, (n_candidates,) each."""
+    """How fitted columns came from the `n_neurons` of X: ``(X - mean) * factor``, (n_candidates,) each."""
 
     mean: Array
     factor: Array
+    n_neurons: int
+    standard_deviations: float | None
 
     def restore(self, fit: OptimalFit, candidates: Index) -> OptimalFit:
         """The same fit with coefficients in units of X."""
         at = np.searchsorted(candidates, fit.support)
         coef = fit.coef_scaled * self.factor[at]
-        return replace(fit, coef=coef, intercept=fit.intercept - float(coef @ self.mean[at]))
+        return replace(
+            fit,
+            coef=coef,
+            intercept=fit.intercept - float(coef @ self.mean[at]),
+            n_neurons=self.n_neurons,
+            unit_standard_deviations=self.standard_deviations,
+        )
 
 
-def _standardised(matrix: Array, standardise: bool) -> tuple[Array, _Units]:
+def _standardised(matrix: Array, standardise: bool, n_neurons: int) -> tuple[Array, _Units]:
     if not standardise:
-        return matrix, _Units(np.zeros(matrix.shape[1]), np.ones(matrix.shape[1]))
+        return matrix, _Units(np.zeros(matrix.shape[1]), np.ones(matrix.shape[1]), n_neurons, None)
     scaled = plain_scaled(matrix)
-    return scaled.Z, _Units(scaled.mean, scaled.scale)
+    return scaled.Z, _Units(scaled.mean, scaled.scale, n_neurons, UNIT_STANDARD_DEVIATIONS)
 
 
 # --- order of work ----------------------------------------------------------------------------------------------------
@@ -344,7 +350,8 @@ def _fit_one(
         bound = max(bound, min(found, dropped))
     support = left[list(incumbent.support)]
     coef, intercept, objective = problem.finish(support, FINAL_TOLERANCE)
-    bound = min(bound, objective)
+    # Losses and ridge are sums of squares and hinges; a search cut short may know less than that.
+    bound = max(min(bound, objective), 0.0)
     gap = (objective - bound) / abs(objective) if objective else 0.0
     if gap <= options.gap_tolerance:
         status = "optimal"
@@ -364,6 +371,10 @@ def _fit_one(
         n_nodes=nodes,
         n_fixed=int(problem.n_neurons - fixed.size - free.size),
         n_candidates_left=int(free.size + fixed.size),
+        n_candidates=problem.n_neurons,
+        n_neurons=problem.n_neurons,
+        ridge=1.0 / problem.gamma,
+        unit_standard_deviations=None,
         seconds=now - began,
         phase_seconds={"root": rooted - began, "incumbent": improved - rooted, "search": now - improved},
     )
@@ -390,9 +401,6 @@ def _search_tree(
     return result.bound, result.nodes, "optimal" if result.finished else "time_limit"
 
 
-# --- Gurobi -----------------------------------------------------------------------------------------------------------
-
-
 def _search_gurobi(
     problem: Problem,
     incumbent: Incumbent,
@@ -404,109 +412,15 @@ def _search_gurobi(
     options: _Options,
     deadline: float,
 ) -> tuple[float, int, str]:
-    """Bound, nodes and status of an integer model with one binary a neuron, whose objective is held up by lazy cuts.
-
-    Gurobi swallows what a callback raises and still reports an optimum, so the callback stores it and stops the model,
-    and it is raised here.
-    """
-    k = incumbent.k
-    alive = np.concatenate([fixed, free])
-    floor = max(cut.bound(k) for cut in pool.cuts)
-    if alive.size < k:  # every support was dropped before
-        return incumbent.value, 0, "optimal"
-    if alive.size > GUROBI_VARIABLES:
-        return floor, 0, "size_limit"
-    failure: list[BaseException] = []
-    gp, GRB = _gurobi()
-    with _environment(gp) as env, gp.Model(env=env) as model:
-        model.Params.Threads = 1
-        model.Params.Seed = options.seed % 2_000_000_000
-        model.Params.LazyConstraints = 1
-        model.Params.MIPGap = slack
-        model.Params.TimeLimit = max(deadline - time.perf_counter(), 0.01)
-        z = model.addMVar(alive.size, vtype=GRB.BINARY)
-        z[: fixed.size].LB = 1.0
-        t = model.addVar(lb=floor, obj=1.0)
-        model.addConstr(z.sum() == k)
-        known = sorted(pool.cuts, key=lambda cut: -cut.bound(k))[:GUROBI_CUTS]
-        for cut in known:
-            model.addConstr(t + cut.gains[alive] @ z >= cut.base)
-        z.Start = np.isin(alive, incumbent.support).astype(float)
-        t.Start = incumbent.value
-        binaries, solved_at = z.tolist(), [0]
-
-        def separate(model: Any, where: int) -> None:
-            try:
-                if where == GRB.Callback.MIPSOL:
-                    shares = np.array(model.cbGetSolution(binaries))
-                    cut = cut_at_support(problem, incumbent, alive[shares > 0.5])
-                elif where == GRB.Callback.MIPNODE and model.cbGet(GRB.Callback.MIPNODE_STATUS) == GRB.OPTIMAL:
-                    node = int(model.cbGet(GRB.Callback.MIPNODE_NODCNT))
-                    if node and node == solved_at[0]:
-                        return
-                    solved_at[0] = node
-                    shares = np.array(model.cbGetNodeRel(binaries))
-                    cut = cut_at_shares(problem, alive, shares)
-                else:
-                    return
-                pool.add(cut)
-                model.cbLazy(t + gp.quicksum(map(_times, cut.gains[alive].tolist(), binaries)) >= cut.base)
-            except BaseException as error:
-                failure.append(error)
-                model.terminate()
-
-        try:
-            model.optimize(separate)
-        except gp.GurobiError as error:
-            if error.errno != GRB.Error.SIZE_LIMIT_EXCEEDED:
-                raise
-            return floor, 0, "size_limit"
-        if failure:
-            raise failure[0]
-        nodes = int(model.NodeCount)
-        if model.Status in (GRB.OPTIMAL, GRB.INFEASIBLE, GRB.CUTOFF):
-            status = "optimal"
-        elif model.Status in (GRB.TIME_LIMIT, GRB.INTERRUPTED, GRB.MEM_LIMIT):
-            status = "time_limit"
-        else:
-            raise InputError(
-                f"Gurobi ended with status {model.Status}; expected an optimum or a limit.",
-                remedy='Use master="tree", which needs no solver.',
-            )
-        bound = float(model.ObjBound) if model.Status != GRB.INFEASIBLE else incumbent.value
-        # Gurobi may break a cut by its feasibility tolerance.
-        return max(floor, min(bound - 1e-6, incumbent.value)), nodes, status
-
-
-def _times(gain: float, variable: Any) -> Any:
-    return gain * variable
-
-
-def cut_at_support(problem: Problem, incumbent: Incumbent, support: Index) -> Cut:
-    """The cut of the probe on a support, which the incumbent comes to know."""
-    return make_cut(problem, incumbent.offer(support.tolist())[1])
-
-
-def cut_at_shares(problem: Problem, neurons: Index, shares: Array) -> Cut:
-    """The cut at fractional shares (n_neurons,)."""
-    some = shares > 1e-6
-    return make_cut(problem, problem.dual_at(neurons[some], shares[some], tolerance=NODE_TOLERANCE))
-
-
-def _environment(gp: Any) -> Any:
-    try:
-        return gp.Env(params={"OutputFlag": 0})
-    except gp.GurobiError as error:
-        raise InputError(
-            f"Gurobi does not start: {error}.", remedy='Mend its licence, or use master="tree".'
-        ) from error
-
-
-def _gurobi() -> tuple[Any, Any]:
-    try:
-        import gurobipy
-    except ImportError as error:
-        raise InputError(
-            "gurobipy is not installed.", remedy='Install gurobipy, or use master="tree", which needs no solver.'
-        ) from error
-    return gurobipy, gurobipy.GRB
+    """Bound, nodes and status of the search by Gurobi's integer model."""
+    found = integer_model.search(
+        problem,
+        incumbent,
+        fixed,
+        free,
+        pool,
+        gap=slack,
+        seed=options.seed,
+        seconds=max(deadline - time.perf_counter(), 0.01),
+    )
+    return found.bound, found.nodes, found.status

@@ -48,6 +48,13 @@ class OptimalFit:
         Neurons that entered the search.
     seconds:
         Wall time.
+    n_candidates, n_neurons:
+        Neurons that were searched, and columns of X: what is proved holds for supports of the former.
+    ridge:
+        λ in the objective's λ/2 ‖β‖²: 1/γ.
+    unit_standard_deviations:
+        Unit of the activations that ``coef_scaled`` multiplies, in standard deviations of the rows fitted; None where they
+        were fitted as handed in.
     phase_seconds:
         Wall time of ``root``, ``incumbent``, ``search``.
     classes:
@@ -67,6 +74,10 @@ class OptimalFit:
     n_candidates_left: int
     seconds: float
     coef_scaled: Array
+    n_candidates: int
+    n_neurons: int
+    ridge: float
+    unit_standard_deviations: float | None
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
     classes: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.int8))
 
@@ -88,8 +99,8 @@ class OptimalFit:
     def table(self) -> pa.Table:
         """One row per neuron of the support, of largest scaled coefficient first.
 
-        Columns ``neuron``, ``position_in_support`` and ``coef`` are those of table `probe_supports`; ``k``, ``status``,
-        ``objective``, ``bound``, ``gap``, ``n_cuts`` and ``fit_seconds`` those of `probe_fits`, the same in every row.
+        Columns ``neuron``, ``position_in_support`` and ``coef`` are those of table `probe_supports`; the others are
+        those of `probe_fits`, the same in every row.
         """
         order = np.argsort(-np.abs(self.coef_scaled), kind="stable")
         each: dict[str, Any] = {
@@ -97,7 +108,9 @@ class OptimalFit:
             "position_in_support": np.arange(len(order)),
             "coef": self.coef[order],
         }
-        whole = {"k": len(order), "status": self.status, "objective": self.objective, "bound": self.bound}
+        whole: dict[str, Any] = {"k": len(order), "n_candidates": self.n_candidates, "n_neurons": self.n_neurons}
+        whole |= {"ridge": self.ridge, "unit_standard_deviations": self.unit_standard_deviations}
+        whole |= {"status": self.status, "objective": self.objective, "bound": self.bound}
         whole |= {"gap": self.gap, "n_cuts": self.n_cuts, "fit_seconds": self.seconds}
         each |= {name: [value] * len(order) for name, value in whole.items()}
         fields = [(PROBE_SUPPORTS if name in PROBE_SUPPORTS.names else PROBE_FITS).field(name) for name in each]
@@ -112,11 +125,15 @@ class OptimalFit:
             "coef_scaled": [showing.digits(value) for value in self.coef_scaled[order]],
         }
         rest = len(self.support) - len(order)
+        searched = "" if self.n_candidates == self.n_neurons else f"{self.n_candidates} candidates among "
         headline = (
-            f"OptimalFit of {len(self.support)} neurons: {self.status}, objective {self.objective:.6g}, "
-            f"bound {self.bound:.6g}, gap {self.gap:.1e}, {self.seconds:.2f} s"
+            f"OptimalFit of {len(self.support)} of {searched}{self.n_neurons} neurons: {self.status}, "
+            f"objective {self.objective:.6g}, bound {self.bound:.6g}, gap {self.gap:.1e}, {self.seconds:.2f} s"
         )
-        more = f"intercept {self.intercept:.4g}" + (f"; and {rest} more neurons; .table() has all" if rest else "")
+        unit = self.unit_standard_deviations
+        units = "as handed in" if unit is None else f"in units of {unit:g} standard deviations"
+        more = f"intercept {self.intercept:.4g}; ridge {self.ridge:.4g} on activations {units}"
+        more += f"; and {rest} more neurons; .table() has all" if rest else ""
         return headline, columns, more
 
     def __repr__(self) -> str:

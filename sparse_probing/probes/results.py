@@ -26,6 +26,7 @@ STATUSES = (
     "ok",  # fitted; the method proves nothing
     "not_converged",  # the last iterate is reported, short of the tolerance
     "time_limit",  # the best incumbent at the limit, with its bound and gap
+    "size_limit",  # the best incumbent, with its bound and gap: more neurons were left than the solver's licence takes
     "failed",  # no fit; `message` says why
     "skipped",  # not attempted; `message` says why
 )
@@ -63,14 +64,21 @@ class ProbeFit:
         Neurons in the probe (the number asked for; `support` has fewer if an elastic net left some at zero).
     n_candidates:
         Neurons the method could choose from.
+    n_neurons, ridge, unit_standard_deviations:
+        What a certificate holds for, None for methods that prove nothing: the neurons of the layer, of which `n_candidates`
+        were searched; λ in the training problem's λ/2 ‖β‖²; and the unit of the activations that β multiplies there, in
+        standard deviations of the training rows.
     step:
         Counter of pruning or tuning steps; 0 where a method has none.
     status, converged, message:
         See `STATUSES`. `converged` is False whenever the reported numbers are not those of a finished optimisation.
     objective, bound, gap, n_cuts:
         Of the method's own training problem; None where it has none.
+    audited_by, audit_gap:
+        Name and version of the solver that searched anew what a certificate claims, and ``(objective − its optimum) /
+        |objective|``; None where none did. `message` says so where one was asked for and could not.
     seconds:
-        Wall-clock time of the fit, evaluation left out.
+        Wall-clock time of the fit, evaluation and audit left out.
     metrics:
         ``metrics[split][metric]``; a split or metric that does not exist is absent, never NaN.
     test_mcc_low, test_mcc_high:
@@ -96,11 +104,16 @@ class ProbeFit:
     seconds: float
     variant: str = "real"
     ranking: str | None = None
+    n_neurons: int | None = None
+    ridge: float | None = None
+    unit_standard_deviations: float | None = None
     step: int = 0
     objective: float | None = None
     bound: float | None = None
     gap: float | None = None
     n_cuts: int | None = None
+    audited_by: str | None = None
+    audit_gap: float | None = None
     message: str | None = None
     metrics: Metrics = field(default_factory=_no_metrics)
     test_mcc_low: float | None = None
@@ -133,6 +146,9 @@ class ProbeFit:
             "ranking": self.ranking,
             "k": int(self.k),
             "n_candidates": int(self.n_candidates),
+            "n_neurons": None if self.n_neurons is None else int(self.n_neurons),
+            "ridge": finite(self.ridge),
+            "unit_standard_deviations": finite(self.unit_standard_deviations),
             "step": int(self.step),
             "status": self.status,
             "converged": bool(self.converged),
@@ -140,6 +156,8 @@ class ProbeFit:
             "bound": finite(self.bound),
             "gap": finite(self.gap),
             "n_cuts": None if self.n_cuts is None else int(self.n_cuts),
+            "audited_by": self.audited_by,
+            "audit_gap": finite(self.audit_gap),
             "fit_seconds": float(self.seconds),
             "message": self.message,
         }
@@ -171,11 +189,14 @@ class ProbeFit:
         ranked = f", ranking {self.ranking}" if self.ranking else ""
         variant = "" if self.variant == "real" else f" ({self.variant})"
         proof = "" if self.gap is None else f", gap {self.gap:.1e}"
+        of = "candidates" if self.n_neurons is None else f"candidates among {self.n_neurons} neurons"
         headline = (
-            f"ProbeFit {self.method}{variant}: k = {self.k} of {self.n_candidates} candidates{ranked}, "
+            f"ProbeFit {self.method}{variant}: k = {self.k} of {self.n_candidates} {of}{ranked}, "
             f"{self.status}{proof}, {self.seconds:.2f} s"
         )
-        tail = _interval_text(self) + [_support_text(self)] + ([self.message] if self.message else [])
+        tail = (
+            _proof_text(self) + _interval_text(self) + [_support_text(self)] + ([self.message] if self.message else [])
+        )
         return headline, columns if len(columns["split"]) else {}, "\n".join(filter(None, tail))
 
     def __repr__(self) -> str:
@@ -267,6 +288,14 @@ def unfitted(
         step=step,
         message=message,
     )
+
+
+def _proof_text(fit: ProbeFit) -> list[str]:
+    if fit.gap is None or fit.ridge is None or fit.unit_standard_deviations is None:
+        return []
+    unit = f"activations in units of {fit.unit_standard_deviations:g} standard deviations"
+    audit = "" if fit.audit_gap is None else f"; audited by {fit.audited_by}, gap {fit.audit_gap:.1e}"
+    return [f"objective {fit.objective:.6g}, bound {fit.bound:.6g}, at ridge {fit.ridge:.4g} on {unit}{audit}"]
 
 
 def finite(value: float | None) -> float | None:

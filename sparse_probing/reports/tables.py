@@ -25,7 +25,9 @@ Format = Literal["table", "csv", "json", "markdown"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "json", "markdown")
 MISSING = "–"
 MOST_TABLE_ROWS = 1000
-BEST_CAPTION = "MCC, chosen on validation, reported on test. sign −: falls with the feature. tied: not shown to be worse on test"
+BEST_CAPTION = (
+    "MCC, chosen on validation, reported on test. sign −: falls with the feature. tied: not shown to be worse on test"
+)
 
 
 def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neuron of each feature") -> Table:

