@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from sparse_probing.config import ModelSpec, StudySpec
+from tasks.imports import import_for_probes
 from tasks.probes import choose_layers, finish_run, is_finished, own_run, plan_run, probe_best_layer, probe_layer
 from tasks.references import RunReference
 
@@ -26,6 +27,8 @@ def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activatio
             owned.enter_context(own_run(run))
         # Whoever was waited for has finished it, or left parts.
         unfinished = [run for run in runs if not run.finished and not is_finished(run)]
+        if unfinished:
+            import_for_probes()
         probed = {run.run_id: [probe_layer.submit(run, layer) for layer in run.layers] for run in unfinished}
         for run in unfinished:
             chosen = choose_layers.submit(run, wait_for=probed[run.run_id]).result()
