@@ -114,11 +114,22 @@ def test_what_up_says_works_as_it_stands_in_a_shell(
     assert asked.returncode == 0, asked.stdout + asked.stderr
     run_id = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", asked.stdout)[0]
     assert services.wait_for(run_id) == "COMPLETED", (services.data / "logs" / "worker.log").read_text()[-3000:]
+    said = logged(services, run_id)
+    assert re.search(r"^Study tiny is done: runs 2, seconds", said, re.MULTILINE), said
+    assert "Layer probed: model tiny-neox" in said
     keys = {artifact["key"] for artifact in services.server.ask("artifacts/filter", {})}
     assert {"best-neurons", "study-summary", "validation-checks"} <= keys
     assert any(key.startswith("extract-") for key in keys if key)
     summaries = services.server.ask("artifacts/filter", {"artifacts": {"key": {"any_": ["study-summary"]}}})
     assert re.search(r"\| layer \d, neuron \d+ \|", summaries[0]["data"])
+
+
+def logged(services: Services, run_id: str) -> str:
+    """What a run and the flows in it logged to the server, as its page shows it."""
+    inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}
+    ids = [run_id, *(run["id"] for run in services.server.ask("flow_runs/filter", inside))]
+    wanted = {"logs": {"flow_run_id": {"any_": ids}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+    return "\n".join(log["message"] for log in services.server.ask("logs/filter", wanted))
 
 
 def test_a_web_page_of_another_origin_is_refused(services: Services, tmp_path: Path) -> None:
