@@ -20,14 +20,15 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def log_to_file(path: Path) -> Iterator[None]:
     """Send logs, warnings, failed threads and whatever libraries write to standard error to a file, not the terminal.
 
-    Enter it once Prefect is imported: it sets up logging of its own then. What goes to Prefect's server still does.
+    Enter it once Prefect is imported: it sets up logging of its own then. What runs log to Prefect's server still goes
+    there: handlers are changed, and no logger's level.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     hide_in_logs()
     with path.open("a", encoding="utf-8", buffering=1) as file:
         stream = _WithoutSecrets(file)
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.setFormatter(_NamingRuns(FORMAT))
         root = logging.getLogger()
         loggers = [
             root,
@@ -56,6 +57,17 @@ def log_to_file(path: Path) -> Iterator[None]:
                 logger.removeHandler(handler)
             # Prefect's console handlers stay away: what its threads still have to say belongs to no command.
             root.addHandler(logging.NullHandler())
+
+
+class _NamingRuns(logging.Formatter):
+    """A formatter that says which task or flow a line is of."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.formatMessage`."""
+        run = getattr(record, "task_run_name", None) or getattr(record, "flow_run_name", None)
+        if run:
+            record.message = f"{run!r}: {record.message}"
+        return super().formatMessage(record)
 
 
 class _WithoutSecrets(io.TextIOBase):

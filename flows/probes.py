@@ -7,12 +7,19 @@ from contextlib import ExitStack
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.futures import results_of
 from sparse_probing.config import ModelSpec, StudySpec
+from tasks.imports import import_for_probes
 from tasks.probes import choose_layers, finish_run, is_finished, own_run, plan_run, probe_best_layer, probe_layer
 from tasks.references import RunReference
 
 
-@flow(name="probes", task_runner=ThreadPoolTaskRunner(max_workers=2), persist_result=False)
+@flow(
+    name="probes",
+    flow_run_name="probes of {model.short_name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=2),
+    persist_result=False,
+)
 def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activations: list[list[str]]) -> list[str]:
     """Probe one run a collection and hook; returns the ids of the runs."""
     runs: list[RunReference] = [
@@ -26,9 +33,12 @@ def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activatio
             owned.enter_context(own_run(run))
         # Whoever was waited for has finished it, or left parts.
         unfinished = [run for run in runs if not run.finished and not is_finished(run)]
+        if unfinished:
+            import_for_probes()
         probed = {run.run_id: [probe_layer.submit(run, layer) for layer in run.layers] for run in unfinished}
         for run in unfinished:
-            chosen = choose_layers.submit(run, wait_for=probed[run.run_id]).result()
+            results_of(probed[run.run_id])
+            chosen = choose_layers(run)
             parts = [probe_best_layer.submit(run, layer, features, len(chosen)) for layer, features in chosen.items()]
-            finish_run.submit(run, [part.result() for part in parts]).result()
+            finish_run(run, results_of(parts))
     return [run.run_id for run in runs]

@@ -7,7 +7,7 @@ from prefect import flow
 from tasks.warehouse import check_results, load_results, publish_snapshot, raise_failed_checks, write_report
 
 
-@flow(name="publishing", persist_result=False)
+@flow(name="publishing", flow_run_name="publishing of {study}", persist_result=False)
 def publish_results(run_ids: list[str], study: str) -> str:
     """Publish the runs; returns the snapshot's path.
 

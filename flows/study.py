@@ -18,7 +18,9 @@ from flows.publishing import publish_results
 from flows.surroundings import prepare_environment
 from sparse_probing.config import ModelSpec, StudySpec, load_profile
 from sparse_probing.errors import DamageError
+from sparse_probing.settings import load_settings
 from tasks.datasets import resolve_model
+from tasks.logs import log, logged
 from tasks.preflight import refuse_the_impossible
 from tasks.repair import set_aside_damage
 
@@ -46,8 +48,17 @@ def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
     prepare_environment()
     plan = spec or load_profile(profile)
     refuse_the_impossible(plan)
-    with _patience():
-        return _run(plan)
+    with _patience(), logged(f"Study {plan.name} is done") as numbers:
+        log(
+            f"Study {plan.name}",
+            models=len(plan.models),
+            collections=len(plan.collections),
+            hooks=len(plan.extractions),
+            data=load_settings().shown_data,
+        )
+        run_ids = _run(plan)
+        numbers["runs"] = len(run_ids)
+        return run_ids
 
 
 def _run(plan: StudySpec) -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Container, Mapping
 from contextlib import ExitStack
 
 from prefect import task
 
 from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.settings import load_settings
+from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import find_manifest, read_manifest
+from tasks.logs import as_ranges, facts_of, log, stored_bytes
 from tasks.models import resolved_model
 from tasks.policies import POLICY, one_at_a_time
 from tasks.progress import reporter
-from tasks.references import data_root, located, relative
+from tasks.references import data_root, folder_collection, located, relative
 from tasks.repair import making
 
 
@@ -27,7 +31,7 @@ def extract_activations(
     from sparse_probing.activations import estimate
     from sparse_probing.activations import extraction as engine
 
-    settings = load_settings()
+    settings, began = load_settings(), time.monotonic()
     resolved = resolved_model(model)
     source = located(dataset)
     dataset_digest = read_manifest(source).digest
@@ -40,8 +44,10 @@ def extract_activations(
         if shard is None:
             for digest, folder in sorted(folders.items()):
                 owned.enter_context(making(folder, digest=digest))
-        missing = [wanted[digest] for digest, folder in folders.items() if find_manifest(folder, digest=digest) is None]
+        found = {digest for digest, folder in folders.items() if find_manifest(folder, digest=digest) is not None}
+        missing = [wanted[digest] for digest in folders if digest not in found]
         if not missing:
+            _log_extracted(model, dataset, folders, found, began)
             return references
         # Refused before the first forward pass, with what would make it fit.
         cost = estimate.estimate(source, resolved, missing, device=settings.device, trial_tokens=0)
@@ -58,14 +64,32 @@ def extract_activations(
             progress=reporter(f"Extract {folder_collection(dataset)}", "tokens"),
             shard=shard,
         )
+    _log_extracted(model, dataset, folders, found, began)
     return references
+
+
+def _log_extracted(
+    model: ModelSpec, dataset: str, folders: Mapping[str, Location], found: Container[str], began: float
+) -> None:
+    """A line an artifact; of one that other parts still work at there is nothing to say."""
+    seconds = round(time.monotonic() - began, 2)
+    for digest, folder in folders.items():
+        manifest = find_manifest(folder, digest=digest)
+        if manifest is None:
+            continue
+        log(
+            "Activations" if digest not in found else "Activations were there",
+            model=model.short_name,
+            revision=manifest.facts["revision"],
+            collection=folder_collection(dataset),
+            hook=manifest.facts["hook"],
+            layers=as_ranges(manifest.facts["layers"]),
+            **facts_of(manifest, "n_neurons", "n_rows", "n_tokens"),
+            bytes=stored_bytes(manifest),
+            seconds=seconds,
+        )
 
 
 def is_extracted(reference: str) -> bool:
     """Whether an activations artifact is finished."""
     return find_manifest(located(reference)) is not None
-
-
-def folder_collection(dataset: str) -> str:
-    """Name of the collection in a dataset's reference ``datasets/<collection>-<digest>``."""
-    return dataset.rsplit("/", 1)[-1].rsplit("-", 1)[0]

@@ -10,10 +10,11 @@ from sparse_probing.errors import CheckFailure
 from sparse_probing.store.datasets import dataset_frames
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
+from tasks.logs import facts_of, logged, stored_bytes
 from tasks.models import resolved_model
 from tasks.policies import POLICY
 from tasks.progress import reporter, say_and_log, step
-from tasks.references import data_root, located, relative
+from tasks.references import data_root, folder_collection, located, relative
 from tasks.repair import making
 
 # Above this share of unknown tokens, what a model makes of the text is not what the text says.
@@ -33,9 +34,11 @@ def resolve_model(
     """
     from sparse_probing.models import fits, loading
 
-    with step(f"Find {model.short_name}"):
+    with step(f"Find {model.short_name}"), logged("Model found", model=model.short_name) as numbers:
         resolved = resolved_model(model)
         lines = fits.check_fits(resolved, loading.load_tokenizer(resolved), collections, extractions)
+        numbers |= {"revision": resolved.revision, "architecture": resolved.architecture, "dtype": resolved.dtype}
+        numbers |= {"layers": resolved.n_layers, "neurons_a_layer": resolved.n_neurons}
     for line in lines:
         say_and_log(line)
     return resolved.weights_digest
@@ -47,15 +50,20 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
     from sparse_probing.datasets import build
     from sparse_probing.models import loading
 
-    resolved = resolved_model(model)
-    folder = build.build_dataset(
-        collection,
-        root=data_root(),
-        tokenizer=loading.load_tokenizer(resolved),
-        tokenizer_digest=resolved.tokenizer_digest,
-        progress=reporter(f"Build {collection.collection}", "documents"),
-        making=making,
-    )
+    with logged("Dataset", model=model.short_name, collection=collection.collection) as numbers:
+        resolved = resolved_model(model)
+        folder = build.build_dataset(
+            collection,
+            root=data_root(),
+            tokenizer=loading.load_tokenizer(resolved),
+            tokenizer_digest=resolved.tokenizer_digest,
+            progress=reporter(f"Build {collection.collection}", "documents"),
+            making=making,
+        )
+        manifest = read_manifest(folder)
+        numbers |= {"features": len(manifest.facts.get("features", ()))}
+        numbers |= facts_of(manifest, "n_sequences", "n_tokens", "n_rows", "n_labels")
+        numbers |= {"bytes": stored_bytes(manifest)}
     say_doubts(model.short_name, collection.collection, folder)
     return relative(folder)
 
@@ -85,8 +93,11 @@ def check_dataset(dataset: str) -> str:
     """
     from sparse_probing.warehouse import checks
 
-    with step(f"Check {dataset.rsplit('/', 1)[-1].rsplit('-', 1)[0]}"):
-        failed = checks.failed_errors(checks.check_dataset(*dataset_frames(located(dataset))))
+    collection = folder_collection(dataset)
+    with step(f"Check {collection}"), logged("Dataset checked", collection=collection) as numbers:
+        results = checks.check_dataset(*dataset_frames(located(dataset)))
+        failed = checks.failed_errors(results)
+        numbers |= {"checks": len(results), "failed": len(failed)}
     if failed:
         raise CheckFailure(
             f"Dataset {dataset}: {failed[0].check_name}: {failed[0].detail} ({len(failed)} checks failed).",

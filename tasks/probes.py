@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +30,7 @@ from tasks.layers import (
     layer_tables,
     shared_inputs,
 )
+from tasks.logs import as_ranges, log, logged, stored_bytes
 from tasks.policies import POLICY
 from tasks.progress import advance, say_and_log, step
 from tasks.references import RunReference, data_root, located
@@ -78,7 +79,7 @@ def plan_run(
     run_id = _run_digest(probing, read_manifest(located(dataset)), manifest)[:16]
     mend([results.run_folder(root, kind, run_id) for kind in schemas.RESULT_KINDS])
     mend(list(results.running_folder(root, run_id).children()))
-    return RunReference(
+    reference = RunReference(
         run_id=run_id,
         study=study,
         model=model,
@@ -87,9 +88,37 @@ def plan_run(
         dataset=dataset,
         activations=activations,
         hook=manifest.facts["hook"],
+        revision=manifest.facts["revision"],
         layers=tuple(manifest.facts["layers"]),
         finished=results.is_finished(root, run_id),
     )
+    log("Run was there" if reference.finished else "Run", **_names(reference), layers=as_ranges(reference.layers))
+    return reference
+
+
+def _names(run: RunReference) -> dict[str, str]:
+    """What a line of a log says of a run."""
+    return {
+        "model": run.model.short_name,
+        "revision": run.revision,
+        "collection": run.collection.collection,
+        "hook": run.hook,
+        "run": run.run_id,
+    }
+
+
+@contextmanager
+def _logged_part(run: RunReference, work: str, layer: int, part: str) -> Iterator[dict[str, object]]:
+    """As `logged`, with what the part of a run holds."""
+    with logged(work, **_names(run), layer=layer) as numbers:
+        yield numbers
+        manifest = read_manifest(results.part_folder(data_root(), run.run_id, part))
+        numbers |= {
+            kind.removeprefix("probe_").replace("neuron_", ""): manifest.files[f"{kind}.parquet"].n_rows
+            for kind in ("neuron_scores", "probe_fits")
+            if f"{kind}.parquet" in manifest.files
+        }
+        numbers["bytes"] = stored_bytes(manifest)
 
 
 def own_run(run: RunReference) -> AbstractContextManager[None]:
@@ -108,9 +137,11 @@ def probe_layer(run: RunReference, layer: int) -> str:
     root = data_root()
     part = results.layer_part(layer)
     if not results.is_part_done(root, run.run_id, part):
-        matrix = read_layer(located(run.activations), layer)
-        tables = layer_tables(_inputs(run), matrix)
-        results.write_part(root, run.run_id, part, tables)
+        with _logged_part(run, "Layer probed", layer, part) as numbers:
+            matrix = read_layer(located(run.activations), layer)
+            numbers |= {"rows": len(matrix.codes), "neurons": len(matrix.neurons)}
+            tables = layer_tables(_inputs(run), matrix)
+            results.write_part(root, run.run_id, part, tables)
     advance(f"Probe {run.text}", len(run.layers))
     return part
 
@@ -122,6 +153,8 @@ def choose_layers(run: RunReference) -> dict[int, list[str]]:
     chosen: dict[int, list[str]] = {}
     for feature, layer in best_layers_of_run(data_root(), run.run_id, run.layers, features).items():
         chosen.setdefault(layer, []).append(feature)
+    n_features = sum(map(len, chosen.values()))
+    log("Layers chosen", **_names(run), layers=as_ranges(chosen), features=n_features)
     return dict(sorted(chosen.items()))
 
 
@@ -131,9 +164,11 @@ def probe_best_layer(run: RunReference, layer: int, features: list[str], total: 
     root = data_root()
     part = results.best_part(layer)
     if not results.is_part_done(root, run.run_id, part):
-        matrix = read_layer(located(run.activations), layer)
-        tables = best_layer_tables(_inputs(run), matrix, features)
-        results.write_part(root, run.run_id, part, tables)
+        with _logged_part(run, "Best layer compared", layer, part) as numbers:
+            matrix = read_layer(located(run.activations), layer)
+            numbers |= {"features": len(features), "rows": len(matrix.codes)}
+            tables = best_layer_tables(_inputs(run), matrix, features)
+            results.write_part(root, run.run_id, part, tables)
     advance(f"Compare {run.text}", total)
     return part
 
@@ -162,8 +197,17 @@ def finish_run(run: RunReference, best_parts: list[str]) -> str:
         return run.run_id
     dataset, activations = located(run.dataset), located(run.activations)
     dataset_manifest, manifest = read_manifest(dataset), read_manifest(activations)
-    with step(f"Finish {run.text}"):
-        return _finish(run, best_parts, dataset_manifest, manifest)
+    with step(f"Finish {run.text}"), logged("Run is finished", **_names(run)) as numbers:
+        run_id = _finish(run, best_parts, dataset_manifest, manifest)
+        written = {kind: read_manifest(results.run_folder(root, kind, run_id)) for kind in schemas.RESULT_KINDS}
+        numbers |= {
+            kind.removeprefix("probe_").replace("neuron_", ""): sum(
+                entry.n_rows for entry in written[kind].files.values()
+            )
+            for kind in ("neuron_scores", "probe_fits", "features")
+        }
+        numbers["bytes"] = sum(map(stored_bytes, written.values()))
+    return run_id
 
 
 def _finish(run: RunReference, best_parts: list[str], dataset_manifest: Manifest, manifest: Manifest) -> str:

@@ -26,6 +26,11 @@ def located(reference: str) -> Location:
     return data_root() / reference
 
 
+def folder_collection(dataset: str) -> str:
+    """Name of the collection in a dataset's reference ``datasets/<collection>-<digest>``."""
+    return dataset.rsplit("/", 1)[-1].rsplit("-", 1)[0]
+
+
 @dataclass(frozen=True)
 class RunReference:
     """One run: a model's activations at one hook on one collection, probed in one way."""
@@ -38,6 +43,7 @@ class RunReference:
     dataset: str
     activations: str
     hook: str
+    revision: str
     layers: tuple[int, ...]
     finished: bool
 

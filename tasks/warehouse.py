@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from sparse_probing.errors import CheckFailure, DamageError
 from sparse_probing.settings import load_settings
 from sparse_probing.store.locks import held
+from tasks.logs import logged
 from tasks.policies import POLICY
 from tasks.progress import say_and_log, step
 from tasks.references import data_root
@@ -87,8 +88,9 @@ def load_results(run_ids: list[str]) -> int:
     ArtifactError
         If one of these runs cannot be loaded.
     """
-    with step("Load results"):
+    with step("Load results"), logged("Results loaded", runs=len(run_ids)) as numbers:
         report = _alone(_load)
+        numbers |= {"new_fragments": report.n_fragments, "rows": sum(report.n_rows.values())}
     for run_id in run_ids:
         if run_id in report.left_out:
             raise report.left_out[run_id]
@@ -100,8 +102,10 @@ def check_results(run_ids: list[str]) -> list[str]:
     """Run every check over the runs and record the outcomes; returns one line per failed check of severity error."""
     from sparse_probing.warehouse import checks
 
-    with step("Check results"):
+    with step("Check results"), logged("Results checked", runs=len(run_ids)) as numbers:
         results = _alone(lambda: _check(run_ids))
+        failed = [result for result in results if not result.passed]
+        numbers |= {"checks": len(results), "failed": len(failed), "errors": len(checks.failed_errors(results))}
     create_table_artifact(
         key="validation-checks",
         table=[
@@ -123,8 +127,9 @@ def check_results(run_ids: list[str]) -> list[str]:
 def publish_snapshot() -> str:
     """Replace the published database; returns its path."""
     snapshot = load_settings().snapshot_path
-    with step("Publish"):
+    with step("Publish"), logged("Published", database=snapshot) as numbers:
         _alone(lambda: _publish(snapshot))
+        numbers["bytes"] = snapshot.stat().st_size
     return str(snapshot)
 
 
@@ -146,8 +151,9 @@ def write_report(run_ids: list[str], study: str) -> str:
     from sparse_probing.warehouse import connect, reads
 
     settings = load_settings()
-    with step("Write report"):
+    with step("Write report"), logged("Report written") as numbers:
         path = html.write_report(settings.snapshot_path, settings.reports_dir / "index.html")
+        numbers |= {"report": path, "bytes": path.stat().st_size}
     with connect(settings.snapshot_path) as connection:
         best = reads.best_neurons(connection, run_ids)
     columns = (

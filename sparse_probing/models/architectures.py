@@ -10,6 +10,8 @@ from typing import cast
 
 import torch
 from torch import nn
+from transformers import CONFIG_MAPPING, AutoModel
+from transformers.models.auto import modeling_auto
 
 from sparse_probing.errors import InputError
 from sparse_probing.models.hooks import HOOK_NAMES, layers_of, place_points, why_not
@@ -83,8 +85,6 @@ def describe(model: nn.Module) -> list[HookRow]:
 
 def text_architectures() -> list[str]:
     """Names of the architectures for which transformers has a model of text, with or without a head."""
-    from transformers.models.auto import modeling_auto
-
     names = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) | set(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
     return sorted(names)
 
@@ -97,8 +97,6 @@ def of_default_configuration(architecture: str) -> nn.Module:
     InputError
         If there is none: some configurations are made from others, or want a package that is not here.
     """
-    from transformers import CONFIG_MAPPING, AutoModel
-
     try:
         with torch.device("meta"):
             return cast(nn.Module, AutoModel.from_config(CONFIG_MAPPING[architecture](), trust_remote_code=False))

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging
 
 from sparse_probing.errors import InputError
 from sparse_probing.models.complete import check_gguf_complete
@@ -32,8 +34,6 @@ _STEM_BYTES = 200
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """Keep transformers from drawing progress bars, which would end up in the middle of a flow's log."""
-    from transformers.utils import logging
-
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -99,8 +99,6 @@ def convert_gguf(gguf: Path, models_dir: Path) -> Path:
     if (target / "config.json").is_file():
         return target
     check_gguf_complete(gguf)
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     models_dir.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=models_dir))
     try:

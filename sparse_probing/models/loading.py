@@ -17,6 +17,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+# Not inside a function: of several threads that import transformers at once, some fail.
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models import limits
@@ -149,8 +152,6 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     InputError
         If the folder holds no tokenizer, or none that transformers can load.
     """
-    from transformers import AutoTokenizer
-
     check_tokenizer(resolved.folder)
     try:
         return AutoTokenizer.from_pretrained(str(resolved.folder), trust_remote_code=False)
@@ -169,8 +170,6 @@ def load_model(resolved: ResolvedModel, *, device: str = "cpu") -> nn.Module:
     InputError
         If the weights cannot be loaded, or do not cover the model.
     """
-    from transformers import AutoModel
-
     try:
         with no_progress_bars():
             model, report = AutoModel.from_pretrained(
@@ -205,8 +204,6 @@ def without_weights(folder: Path) -> Any:
     InputError
         If the configuration is unknown to transformers.
     """
-    from transformers import AutoConfig, AutoModel
-
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         with torch.device("meta"):

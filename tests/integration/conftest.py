@@ -54,7 +54,7 @@ def prefect_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     return environment | {
         "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_LOGGING_LEVEL": "INFO",
         "PYTHONPATH": str(ROOT),
     }
 

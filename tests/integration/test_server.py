@@ -114,11 +114,30 @@ def test_what_up_says_works_as_it_stands_in_a_shell(
     assert asked.returncode == 0, asked.stdout + asked.stderr
     run_id = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", asked.stdout)[0]
     assert services.wait_for(run_id) == "COMPLETED", (services.data / "logs" / "worker.log").read_text()[-3000:]
+    # The last lines arrive when the run's process ends, which is after the run.
+    wait_for_log(services, run_id, r"^Study tiny is done: runs 2, seconds")
+    assert "Layer probed: model tiny-neox" in logged(services, run_id)
     keys = {artifact["key"] for artifact in services.server.ask("artifacts/filter", {})}
     assert {"best-neurons", "study-summary", "validation-checks"} <= keys
     assert any(key.startswith("extract-") for key in keys if key)
     summaries = services.server.ask("artifacts/filter", {"artifacts": {"key": {"any_": ["study-summary"]}}})
     assert re.search(r"\| layer \d, neuron \d+ \|", summaries[0]["data"])
+
+
+def logged(services: Services, run_id: str) -> str:
+    """What a run and the flows in it logged to the server, as its page shows it."""
+    inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}
+    ids = [run_id, *(run["id"] for run in services.server.ask("flow_runs/filter", inside))]
+    wanted = {"logs": {"flow_run_id": {"any_": ids}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+    return "\n".join(log["message"] for log in services.server.ask("logs/filter", wanted))
+
+
+def wait_for_log(services: Services, run_id: str, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while not re.search(pattern, logged(services, run_id), re.MULTILINE):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not logged: {pattern}\n{logged(services, run_id)}")
+        time.sleep(0.5)
 
 
 def test_a_web_page_of_another_origin_is_refused(services: Services, tmp_path: Path) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import duckdb
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.server_api import Server
 from sparse_probing import schemas
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +40,118 @@ def contents(data: Path) -> dict[str, list[tuple]]:
         }
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A study that ended well: where, what its terminal showed, and its flow runs at the server."""
+
+    data: Path
+    stdout: str
+    stderr: str
+    flow_runs: tuple[FlowRun, ...]
+
+    @property
+    def flow_run_ids(self) -> list[UUID]:
+        return [run.id for run in self.flow_runs]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, cli, tiny_profile: Path) -> Path:
+def finished_study(tmp_path_factory: pytest.TempPathFactory, cli, tiny_profile: Path, prefect_server: str) -> Finished:
     data = tmp_path_factory.mktemp("finished")
+    before = {run.id for run in flow_runs(prefect_server)}
     done = cli("study", "--profile", str(tiny_profile), data=data)
     assert done.returncode == 0, done.stdout + done.stderr
-    return data
+    made = tuple(run for run in flow_runs(prefect_server) if run.id not in before)
+    return Finished(data, done.stdout, done.stderr, made)
+
+
+def flow_runs(api_url: str) -> list[FlowRun]:
+    with SyncPrefectClient(api=api_url) as client:
+        return client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=50)
+
+
+@pytest.fixture(scope="module")
+def finished(finished_study: Finished) -> Path:
+    return finished_study.data
+
+
+def test_no_task_is_tried_twice(finished_study: Finished, prefect_server: str) -> None:
+    assert {run.state_name for run in finished_study.flow_runs} == {"Completed"}
+    of_study = FlowRunFilter(id=FlowRunFilterId(any_=finished_study.flow_run_ids))
+    deadline = time.monotonic() + 120
+    with SyncPrefectClient(api=prefect_server) as client:
+        # The server takes in what tasks report by and by.
+        while True:
+            runs = client.read_task_runs(flow_run_filter=of_study, limit=200)
+            if any(run.name.startswith("raise-failed-checks") for run in runs) and all(
+                run.state_type == StateType.COMPLETED for run in runs
+            ):
+                break
+            if time.monotonic() > deadline:
+                pytest.fail(str([(run.name, run.state_name) for run in runs]))
+            time.sleep(0.5)
+    assert sum(run.name.startswith("build ") for run in runs) == 2
+    assert {run.name: run.run_count for run in runs if run.run_count != 1} == {}
+    retries = {
+        "event": {"name": ["prefect.task-run.AwaitingRetry"]},
+        "related": {"id": [f"prefect.flow-run.{run_id}" for run_id in finished_study.flow_run_ids]},
+    }
+    assert Server(prefect_server).ask("events/filter", {"filter": retries})["events"] == []
+
+
+def test_runs_log_what_they_did_and_the_terminal_does_not(finished_study: Finished, prefect_server: str) -> None:
+    log_filter = LogFilter(flow_run_id=LogFilterFlowRunId(any_=finished_study.flow_run_ids))
+    with SyncPrefectClient(api=prefect_server) as client:
+        logs = client.read_logs(log_filter, limit=200)
+    assert {log.level for log in logs} == {logging.INFO}
+    text = "\n".join(log.message for log in logs)
+    names = "model tiny-neox, revision local, collection natural_lang_id, hook mlp.hook_post"
+    for pattern in (
+        r"^Study tiny: models 1, collections 2",
+        r"^Model found: model tiny-neox, revision local.* seconds [\d.]+$",
+        r"^Dataset: model tiny-neox, collection text_features.* tokens [\d,]+, rows [\d,]+.* bytes [\d,]+, seconds [\d.]+$",
+        r"^Dataset checked: collection text_features, checks \d+, failed 0",
+        rf"^Activations: {names}, layers 0–2, neurons 64, rows 216, tokens [\d,]+, bytes [\d,]+, seconds [\d.]+$",
+        rf"^Layer probed: {names}, run \w+, layer 2, rows 216, neurons 64.* bytes [\d,]+, seconds [\d.]+$",
+        rf"^Best layer compared: {names}, run \w+, layer \d, features \d",
+        rf"^Run is finished: {names}, run \w+, scores 1,728",
+        r"^Results loaded: runs 2, new fragments \d+",
+        r"^Results checked: runs 2, checks \d+",
+        r"^Published: database .*results.duckdb, bytes [\d,]+",
+        r"^Report written: ",
+        r"^Study tiny is done: runs 2, seconds [\d.]+$",
+    ):
+        assert re.search(pattern, text, re.MULTILINE), (pattern, text)
+    # Every flow says something; lines of tasks stand with their task.
+    assert {log.flow_run_id for log in logs} == set(finished_study.flow_run_ids)
+    assert all(log.task_run_id for log in logs if log.message.startswith("Layer probed"))
+    assert finished_study.stderr == ""
+    for word in ("Layer probed", "Finished in state", "Beginning", "INFO"):
+        assert word not in finished_study.stdout
+
+
+def test_a_failure_that_others_wait_for_is_one_line_that_names_the_cause(
+    finished: Path, tmp_path: Path, cli, tiny_profile: Path
+) -> None:
+    """A file lies where a layer's results belong: that layer fails, and what comes after it waits in vain."""
+    data = tmp_path / "data"
+    for room in ("datasets", "activations", "models", "choices"):
+        if (finished / room).exists():
+            shutil.copytree(finished / room, data / room)
+    in_the_way = [
+        data / "results" / "_running" / run.name / "layer-01" for run in (finished / "results" / "runs").iterdir()
+    ]
+    assert len(in_the_way) == 2
+    for path in in_the_way:
+        path.parent.mkdir(parents=True)
+        path.write_text("no folder")
+    done = cli("study", "--profile", str(tiny_profile), data=data)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("sparse-probing: Cannot write ")
+    assert any(f"{path}/" in line for path in in_the_way)
+    for word in ("Unfinished", "PENDING", "Traceback"):
+        assert word not in done.stdout + done.stderr
+    assert "Cannot write" not in done.stdout
 
 
 def test_every_neuron_of_every_layer_is_scored(finished: Path) -> None:

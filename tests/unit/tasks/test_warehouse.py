@@ -14,6 +14,7 @@ def test_a_removed_log_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     said: list[str] = []
     monkeypatch.setattr(warehouse, "say_and_log", said.append)
     monkeypatch.setenv("SPARSE_PROBING_DATA", str(tmp_path))
+    (tmp_path / "results.duckdb").write_bytes(b"published")
     monkeypatch.setattr(loading, "publish", lambda working, snapshot: None)
     warehouse.publish_snapshot.fn()
     assert not said
