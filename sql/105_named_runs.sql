@@ -4,6 +4,7 @@
 -- first digits of the weights' digest. Both hold within this database.
 -- superseded_by: the newest run that answers the same question, where that is another; rankings and checks leave such runs out.
 -- requested_revision: what the study asked for (step1000); resolved_revision: what that was (a commit, a version, local).
+-- smallest_p_value: what so many permutations can give at the least; it stands for at most.
 -- training_step: as the profile gives it, or the number that ends the requested revision. Commits and versions have none.
 create view named_runs as
 with identified as (
@@ -141,6 +142,7 @@ select
     runs.max_clipped_fraction,
     runs.max_quantisation_error,
     runs.quantisation_error_bound,
+    1 / (1 + try_cast(runs.spec ->> '$.probing.n_permutations' as double)) as smallest_p_value,
     runs.spec,
     runs.package_versions,
     runs.created_at,

@@ -11,6 +11,7 @@ select
     runs.hook,
     runs.pooling,
     runs.split_mode,
+    runs.smallest_p_value,
     runs.created_at,
     features.feature,
     features.task,

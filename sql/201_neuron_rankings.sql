@@ -1,6 +1,7 @@
 -- one row per run, feature and shortlisted neuron: its rank in the whole model
 -- Shortlisted per layer on train, ordered by validation, reported on test: the test split never decides an order.
 -- difference_low, difference_high: interval of the test mcc of the neuron that ranks first less this one's, on the same rows.
+-- p_value_is_bound: no permutation reached the neuron, so its p-value and its q-value are at most what stands here.
 -- ties: the first neuron, and those that it is not shown to beat: that interval does not lie above 0. Null if none was compared.
 create view neuron_rankings as
 with ranked as (
@@ -126,6 +127,8 @@ select
     ranked.test_roc_auc,
     ranked.test_average_precision,
     ranked.p_value,
+    -- single precision
+    ranked.p_value <= probed_features.smallest_p_value * 1.000001 as p_value_is_bound,
     ranked.q_value,
     probed_features.prevalence,
     probed_features.n_test,

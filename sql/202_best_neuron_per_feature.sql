@@ -34,6 +34,7 @@ select
     test_average_precision,
     prevalence,
     p_value,
+    p_value_is_bound,
     q_value,
     n_test,
     n_test_positive,

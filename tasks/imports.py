@@ -21,6 +21,7 @@ FOR_PROBES = (
     "scipy.stats",
     "sklearn.model_selection",
     "sklearn.svm",
+    "sparse_probing.probes.audits",
     "sparse_probing.probes.dense",
     "sparse_probing.probes.exact",
     "sparse_probing.probes.heuristic",
@@ -28,6 +29,7 @@ FOR_PROBES = (
     "sparse_probing.probes.regression",
     "sparse_probing.probes.rotation",
     "sparse_probing.probes.telescopic",
+    "sparse_probing.warehouse.selecting",
 )
 # Whoever needs one of these and lacks it is told so then.
 OPTIONAL = frozenset({"gurobipy"})

@@ -52,7 +52,7 @@ def threshold_metrics(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike
     total = positive + negative
     precision, recall, specificity = ratio(tp, predicted), ratio(tp, positive), ratio(tn, negative)
     out = {
-        "mcc": ratio(tp * tn - fp * fn, np.sqrt(positive * negative) * np.sqrt(predicted * rejected)),
+        "mcc": mcc(tp, fp, fn, tn),
         "kappa": _kappa(positive, negative, predicted, rejected, fp + fn),
         "fowlkes_mallows": _fowlkes_mallows(tp, fp, fn, tn),
         "f1": ratio(2.0 * tp, 2.0 * tp + fp + fn),
@@ -67,6 +67,11 @@ def threshold_metrics(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike
     if np.any(empty):
         out = {name: np.where(empty, np.nan, value) for name, value in out.items()}
     return out
+
+
+def mcc(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
+    """Matthews' correlation from confusion counts of one shape; 0 where a class or a prediction is missing."""
+    return ratio(tp * tn - fp * fn, np.sqrt((tp + fn) * (fp + tn)) * np.sqrt((tp + fp) * (fn + tn)))
 
 
 def _kappa(positive: Floats, negative: Floats, predicted: Floats, rejected: Floats, wrong: Floats) -> Floats:

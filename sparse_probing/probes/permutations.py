@@ -6,11 +6,14 @@ within them. Rates over many features and layers are in `false_discoveries`, int
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import betabinom
 
 from sparse_probing.errors import DataError
 from sparse_probing.probes.counts import N_LEVELS, LabelColumns, check_labels, count_tables, quantise
@@ -18,6 +21,11 @@ from sparse_probing.probes.labelling import Labels, SignedLabels, as_signs
 from sparse_probing.probes.single import check_classes
 
 Floats = NDArray[np.float64]
+
+# A share of permutations, above the 0.05 that decisions are made at: below it, more are drawn.
+NEAR = 0.1
+# All permutations of a feature whose decision was near, in units of those asked for.
+TIMES_MORE = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +44,15 @@ class LabelPermutations:
         summed by group first; None where labels are exchanged between rows of a group.
     kind:
         One word per feature: ``groups``, ``within_groups`` or ``mixed``.
+    more:
+        ``more(feature, block)``: contrasts of as many permutations again, without the true labels; other ones in each block.
     """
 
     rows: NDArray[np.intp]
     contrasts: tuple[NDArray[np.float32], ...]
     units: tuple[NDArray[np.intp] | None, ...]
     kind: tuple[str, ...]
+    more: Callable[[int, int], NDArray[np.float32]]
 
     @property
     def n_permutations(self) -> int:
@@ -56,17 +67,21 @@ class MaxNull:
     Attributes
     ----------
     p_value:
-        (n_features, n_neurons): (1 + permutations whose largest statistic reaches the neuron's) / (1 + permutations).
-        Already adjusted for the layer's number of neurons (Westfall and Young's single step).
+        (n_features, n_neurons): (1 + permutations whose largest statistic reaches the neuron's) / (1 + permutations), or
+        `sequential_p_value` where there were more. Already adjusted for the layer's number of neurons (Westfall and
+        Young's single step). Never below 1 / (1 + permutations): that value stands for *at most*.
     statistic:
         (n_features, n_neurons) difference of the classes' mean ranks over its standard error without grouping.
     null_maximum:
         (n_features, n_permutations) largest |statistic| over neurons in each permutation.
+    n_permutations:
+        (n_features,) how many there were; more where a decision was near.
     """
 
     p_value: Floats
     statistic: Floats
     null_maximum: Floats
+    n_permutations: NDArray[np.int64]
 
 
 def permute_labels(
@@ -119,7 +134,13 @@ def permute_labels(
     seeds = generator.integers(0, 2**63, size=2)
     # Features share their permutations, so that features labelled alike are exchanged alike.
     built = [_permute_one(labels[rows, f], group, n_permutations, seeds) for f in range(labels.shape[1])]
+    chosen = labels[rows]
+
+    def more(feature: int, block: int) -> NDArray[np.float32]:
+        return _permute_one(chosen[:, feature], group, n_permutations, seeds, block=block)[0][:, 1:]
+
     return LabelPermutations(
+        more=more,
         rows=rows,
         contrasts=tuple(contrast for contrast, _, _ in built),
         units=tuple(unit for _, unit, _ in built),
@@ -128,14 +149,14 @@ def permute_labels(
 
 
 def _permute_one(
-    label: NDArray[np.int8], group: NDArray[np.intp], n_permutations: int, seeds: NDArray[np.int64]
+    label: NDArray[np.int8], group: NDArray[np.intp], n_permutations: int, seeds: NDArray[np.int64], block: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.intp] | None, str]:
     n_groups = int(group.max()) + 1
     n_labelled = np.bincount(group, label != 0, minlength=n_groups)
     n_positive = np.bincount(group, label > 0, minlength=n_groups)
     whole = np.flatnonzero((n_labelled > 0) & ((n_positive == 0) | (n_positive == n_labelled)))
     mixed = (n_positive > 0) & (n_positive < n_labelled)
-    by_group, by_row = np.random.default_rng(seeds[0]), np.random.default_rng(seeds[1])
+    by_group, by_row = (np.random.default_rng([int(seed), block] if block else seed) for seed in seeds)
     group_label = np.zeros((n_groups, 1 + n_permutations), np.int8)
     truth = np.where(n_positive > 0, 1, -1).astype(np.int8)[whole]
     group_label[whole, 0] = truth
@@ -149,10 +170,10 @@ def _permute_one(
     table[labelled] = group_label[group[labelled]]
     inside = np.flatnonzero(labelled & mixed[group])
     inside = inside[np.argsort(group[inside], kind="stable")]
-    block = group[inside].astype(np.float64)
+    place = group[inside].astype(np.float64)
     table[inside, 0] = label[inside]
     for column in range(1, 1 + n_permutations):
-        table[inside, column] = label[inside[np.argsort(block + by_row.random(len(inside)))]]
+        table[inside, column] = label[inside[np.argsort(place + by_row.random(len(inside)))]]
     return _contrast(table, np.ones(len(label))), None, "mixed" if len(whole) else "within_groups"
 
 
@@ -182,6 +203,9 @@ def max_null(
     to unit variance): the rank-sum test's, up to its standard error. All permutations of all features are one matrix
     product with the ranks, which are shared.
 
+    Where the decision about a feature is near after the permutations asked for (its best neuron is reached by one, but by
+    less than `NEAR` of them), nine times as many follow; `sequential_p_value` keeps the error rate.
+
     Parameters
     ----------
     X:
@@ -204,7 +228,9 @@ def max_null(
     ranks = _ranks(table, permutations.rows)
     n_features, n_neurons, n_draws = len(permutations.contrasts), table.shape[1], permutations.n_permutations
     statistic = np.empty((n_features, n_neurons))
+    p_value = np.empty((n_features, n_neurons))
     null = np.zeros((n_features, n_draws))
+    drawn = np.full(n_features, n_draws)
     summed: dict[int, NDArray[np.float32]] = {}
     for feature, (contrast, unit) in enumerate(zip(permutations.contrasts, permutations.units, strict=True)):
         rows = ranks
@@ -214,11 +240,63 @@ def max_null(
             rows = summed[id(unit)]
         product = contrast.T @ rows
         statistic[feature] = product[0]
-        if n_draws:
-            # Two passes without an absolute copy of the largest array here.
-            null[feature] = np.maximum(product[1:].max(axis=1), -product[1:].min(axis=1))
-    reached = _count_at_least(null, np.abs(statistic))
-    return MaxNull((1.0 + reached) / (1.0 + n_draws), statistic, null)
+        null[feature] = _maxima(product[1:])
+        strength = np.abs(statistic[feature])
+        reached = _count_at_least(null[feature], strength)
+        p_value[feature] = (1.0 + reached) / (1.0 + n_draws)
+        if 1 <= reached.min() < _n_near(n_draws):
+            again = sum(
+                _count_at_least(_maxima(permutations.more(feature, block).T @ rows), strength)
+                for block in range(1, TIMES_MORE)
+            )
+            drawn[feature] = TIMES_MORE * n_draws
+            p_value[feature] = sequential_p_value(reached, reached + again, n_draws)
+    return MaxNull(p_value, statistic, null, drawn)
+
+
+def _maxima(product: NDArray[np.float32]) -> Floats:
+    """(n_permutations,) largest absolute value over neurons; two passes without an absolute copy of the largest array here."""
+    if not len(product):
+        return np.zeros(0)
+    return np.asarray(np.maximum(product.max(axis=1), -product.min(axis=1)), np.float64)
+
+
+def _n_near(n_permutations: int) -> int:
+    """From so many permutations that reach a statistic on, its p-value is not near any decision."""
+    return max(2, round(NEAR * (n_permutations + 1)))
+
+
+def sequential_p_value(first: ArrayLike, all_together: ArrayLike, n_permutations: int) -> Floats:
+    """P-values of statistics for which permutations were drawn in two stages.
+
+    The first stage ends the test where none of its permutations reaches the best statistic, or `NEAR` of them do; else the
+    second follows. Outcomes are ordered by stage, then by their count, and the p-value is the probability of all that are
+    at least as extreme. Under the null hypothesis the true statistic is as likely in every place among the permuted ones:
+    so what follows c of n has a beta-binomial law, and the p-value is exact whenever the first stage ends (the argument of
+    Besag and Clifford 1991, with the ordering of group-sequential tests).
+
+    Parameters
+    ----------
+    first, all_together:
+        (n,) permutations that reach the statistic, in the first stage and in both.
+    n_permutations:
+        Of the first stage; both have `TIMES_MORE` as many.
+    """
+    begun, ended = np.asarray(first, np.int64), np.asarray(all_together, np.int64)
+    one_stage = (begun == 0) | (begun >= _n_near(n_permutations))
+    return np.where(one_stage, (1.0 + begun) / (1.0 + n_permutations), _of_two_stages(n_permutations)[ended])
+
+
+@functools.cache
+def _of_two_stages(n_permutations: int) -> Floats:
+    """P-values by how many of all permutations reach the statistic, where the second stage followed."""
+    n_second = (TIMES_MORE - 1) * n_permutations
+    law = np.zeros(TIMES_MORE * n_permutations + 1)
+    for begun in range(1, _n_near(n_permutations)):
+        law[begun : begun + n_second + 1] += betabinom.pmf(
+            np.arange(n_second + 1), n_second, begun + 1, n_permutations - begun + 1
+        )
+    return np.asarray((1.0 + np.cumsum(law)) / (1.0 + n_permutations))
 
 
 def _ranks(table: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -249,11 +327,8 @@ def _sum_by(ranks: NDArray[np.float32], unit: NDArray[np.intp], n_units: int) ->
     return np.add.reduceat(ranks[order], starts, axis=0)
 
 
-def _count_at_least(null: Floats, statistic: Floats) -> Floats:
-    """(n_features, n_neurons) how many of a feature's null maxima reach each statistic, rounding errors aside."""
-    out = np.empty(statistic.shape)
-    for feature, maxima in enumerate(null):
-        ordered = np.sort(maxima)
-        # float32 sums in another order: a permutation that repeats the true labels must count as reaching them.
-        out[feature] = len(ordered) - np.searchsorted(ordered, statistic[feature] * (1 - 1e-5), side="left")
-    return out
+def _count_at_least(maxima: Floats, statistic: Floats) -> NDArray[np.int64]:
+    """(n_neurons,) how many of the null maxima reach each statistic, rounding errors aside."""
+    ordered = np.sort(maxima)
+    # float32 sums in another order: a permutation that repeats the true labels must count as reaching them.
+    return np.asarray(len(ordered) - np.searchsorted(ordered, statistic * (1 - 1e-5), side="left"))

@@ -53,7 +53,7 @@ def best_neurons_table(neurons: Sequence[BestNeuron], *, title: str = "Best neur
                 score(row.validation_mcc),
                 interval(row.test_mcc, row.test_mcc_low, row.test_mcc_high),
                 MISSING if row.ties is None else str(row.ties - 1),
-                q_value(row.q_value),
+                q_value(row.q_value, row.p_value_is_bound),
             )
         table.add_section()
     return table
@@ -169,11 +169,14 @@ def activation(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:.3g}"
 
 
-def q_value(value: float | None) -> str:
-    """A q-value: three decimals, and no false zero."""
+def q_value(value: float | None, is_bound: bool | None = False) -> str:
+    """A q-value: three decimals, no false zero, and ``≤`` where no permutation reached the neuron."""
     if value is None or math.isnan(value):
         return MISSING
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    if value < 0.001:
+        return "<0.001"
+    # Rounded up: at most 0.00498 is not at most 0.004.
+    return f"≤{math.ceil(value * 1000 - 1e-6) / 1000:.3f}" if is_bound else f"{value:.3f}"
 
 
 def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -5,7 +5,7 @@ Which pairs are compared is a matter of `sql/`; how their difference gets its in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -125,8 +125,9 @@ def _compared(
         if np.array_equal(own[0], other[0]) and np.array_equal(own[1], other[1]):
             alike.add(run_id)
     kept = [pair for pair in pairs if pair.other_run_id in alike]
-    predicted, _ = _predictions(connection, first, first.run_id, first.probe_id, len(own[0]))
-    others = [_predictions(connection, first, one.other_run_id, one.other_probe_id, len(own[0])) for one in kept]
+    found = _predictions(connection, first, alike, len(own[0]))
+    predicted, _ = found[first.run_id, first.probe_id]
+    others = [found[pair.other_run_id, pair.other_probe_id] for pair in kept]
     shared = SharedRows(
         metric=first.metric,
         truth=own[0],
@@ -158,15 +159,20 @@ def _labels(connection: duckdb.DuckDBPyConnection, pair: _Pair, run_id: str) -> 
 
 
 def _predictions(
-    connection: duckdb.DuckDBPyConnection, pair: _Pair, run_id: str, probe_id: str, n_rows: int
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """(n_rows,) what a neuron or fit predicts, and what it is judged by where that is not the feature's own."""
-    ((predicted, truth),) = connection.execute(
-        "select predicted, truth from test_predictions where run_id = ? and feature = ? and probe_id = ?",
-        [run_id, pair.feature, probe_id],
-    ).fetchall()
+    connection: duckdb.DuckDBPyConnection, pair: _Pair, run_ids: Iterable[str], n_rows: int
+) -> dict[tuple[str, str], tuple[NDArray[Any], NDArray[Any] | None]]:
+    """By run and probe, (n_rows,) what it predicts, and what it is judged by where that is not the feature's own."""
     numbers = pair.metric == "r2"
-    return (
-        unpack(predicted, n_rows, numbers=numbers),
-        None if truth is None else unpack(truth, n_rows, numbers=numbers),
-    )
+
+    def unpacked(packed: bytes) -> NDArray[Any]:
+        return unpack(packed, n_rows, numbers=numbers)
+
+    found = connection.execute(
+        "select run_id, probe_id, predicted, truth from test_predictions "
+        "where list_contains(?, run_id) and feature = ?",
+        [sorted(run_ids), pair.feature],
+    ).fetchall()
+    return {
+        (run_id, probe_id): (unpacked(predicted), None if truth is None else unpacked(truth))
+        for run_id, probe_id, predicted, truth in found
+    }

@@ -77,6 +77,7 @@ class BestNeuron:
     test_mcc_high: float | None
     prevalence: float
     q_value: float
+    p_value_is_bound: bool | None
     direction: int
     threshold: float | None
     n_test: int

@@ -30,6 +30,8 @@ GLOSSARY = {
     "earlier_direction": "direction of the earlier best neuron",
     "later_direction": "direction of the later best neuron",
     "place": "place among the fits of the feature and variant, by validation",
+    "smallest_p_value": "what so many permutations can give at the least",
+    "p_value_is_bound": "whether no permutation reached the neuron",
     "rank": "place among the feature's shortlisted neurons of the model, by validation",
     "ties": "shortlisted neurons that the first is not shown to beat",
     "selection_metric": "what the rank is by",

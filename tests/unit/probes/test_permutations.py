@@ -8,7 +8,7 @@ from scipy.stats import mannwhitneyu, norm
 
 from sparse_probing.probes.false_discoveries import family_q_values
 from sparse_probing.probes.labelling import SignedLabels
-from sparse_probing.probes.permutations import max_null, permute_labels
+from sparse_probing.probes.permutations import TIMES_MORE, max_null, permute_labels, sequential_p_value
 from sparse_probing.probes.splits import group_split
 
 
@@ -136,3 +136,49 @@ def test_split_of_the_test_part_plays_no_role(planted) -> None:
     other = max_null(changed, *args, split=planted.split, n_permutations=20)
     np.testing.assert_array_equal(one.p_value, other.p_value)
     assert group_split(planted.groups).shape == planted.split.shape
+
+
+@pytest.mark.parametrize("n_first", [19, 99, 200])
+def test_sequential_p_values_are_exact_under_the_null(n_first: int) -> None:
+    """Every place among the permuted statistics is as likely: outcomes are weighed by an urn, not by the package's law."""
+    rng = np.random.default_rng(n_first)
+    n_all, n_draws = TIMES_MORE * n_first, 200_000
+    # The true statistic's place: the chance that a permutation reaches it is uniform.
+    chance = rng.random(n_draws)
+    first = rng.binomial(n_first, chance)
+    p = sequential_p_value(first, first + rng.binomial(n_all - n_first, chance), n_first)
+    assert p.min() == pytest.approx(1 / (n_first + 1))
+    for level in (1 / (n_first + 1), 0.02, 0.05, 0.0725, 0.1, 0.3):
+        error = 3 * np.sqrt(level * (1 - level) / n_draws)
+        assert (p <= level + 1e-12).mean() <= level + error
+    # Nothing is lost where the test goes on.
+    if n_first > 100:
+        assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.003)
+
+
+def test_sequential_p_values_follow_the_order_of_statistics() -> None:
+    first = np.array([1, 1, 1, 5, 19, 20, 40])
+    everything = np.array([1, 4, 30, 70, 180, 190, 400])
+    p = sequential_p_value(first, everything, 200)
+    assert (np.diff(p) > 0).all()
+    assert p[0] > 1 / 201
+    assert p[5] == 21 / 201
+    # In the second stage, about the share of all permutations that reach the statistic.
+    assert p[3] == pytest.approx(71 / 2001, abs=0.004)
+
+
+def test_more_permutations_are_drawn_where_a_decision_is_near() -> None:
+    rng = np.random.default_rng(3)
+    y = np.where(np.arange(60) % 2 == 0, 1, -1)
+    noise, others = rng.standard_normal(60), rng.standard_normal((60, 6))
+    found = max_null(np.column_stack([0.35 * y + noise, others]), y, None, split=np.zeros(60), n_permutations=99, rng=1)
+    assert found.n_permutations.tolist() == [990]
+    assert 0.01 < found.p_value[0, 0] < 0.1
+    many = max_null(
+        np.column_stack([0.35 * y + noise, others]), y, None, split=np.zeros(60), n_permutations=4999, rng=2
+    )
+    assert found.p_value[0, 0] == pytest.approx(many.p_value[0, 0], abs=0.02)
+    for strength in (1.0, 0.0):
+        X = np.column_stack([strength * y + noise, others])
+        clear = max_null(X, y, None, split=np.zeros(60), n_permutations=99, rng=1)
+        assert clear.n_permutations.tolist() == [99]

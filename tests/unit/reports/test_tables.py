@@ -42,6 +42,7 @@ NEURON = BestNeuron(
     n_test_groups_positive=15,
     direction=1,
     threshold=0.5,
+    p_value_is_bound=False,
 )
 
 
@@ -55,6 +56,11 @@ def test_a_row_has_everything_about_a_neuron() -> None:
     line = next(line for line in rendered(NEURON) if "contains_digit" in line)
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     assert cells == ["contains_digit", "3", "421", "+", "0.912", "0.900 [0.850, 0.940]", "0", "<0.001"]
+
+
+def test_a_q_value_that_is_a_bound_says_so() -> None:
+    assert "≤0.005 │" in rendered(replace(NEURON, q_value=0.004975, p_value_is_bound=True))[5]
+    assert "0.005 │" in rendered(replace(NEURON, q_value=0.004975))[5]
 
 
 def test_rows_are_grouped_by_collection_and_ties_are_told() -> None:
