@@ -25,7 +25,7 @@ from sparse_probing.probes.metrics import threshold_metrics
 from sparse_probing.probes.uncertainty import difference_interval, r2_interval, score_interval
 
 Floats = NDArray[np.float64]
-N_BOOTSTRAP = 1000
+N_BOOTSTRAP = 500
 FEW = 20
 
 
@@ -196,7 +196,7 @@ def conditions(rng: np.random.Generator, n: int) -> tuple[list[Classes], list[Ta
 
     classes = [
         Classes(
-            mcc=float(1 - np.exp(rng.uniform(np.log(0.001), np.log(0.7)))),
+            mcc=pick(0.3, 0.5, 0.7, 0.9, 0.96, 0.99, 0.999),
             prevalence=float(rng.uniform(0.05, 0.5)),
             n_groups=pick(11, 15, 20, 32, 60, 120, 400, 2000),
             rows_a_group=pick(1, 4, 10),

@@ -329,7 +329,6 @@ def _score_table(
             chosen,
             part=split,
             n_bootstrap=inputs.probing.n_bootstrap,
-            rng=seed,
             **arrays,
         )
         columns[f"{split}_mcc_low"] = _sparse(low, chosen, n)

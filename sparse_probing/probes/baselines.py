@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.errors import DataError
 from sparse_probing.probes.data import ProbeData, prepare
-from sparse_probing.probes.fitting import Bootstrap, evaluate, fit_support
+from sparse_probing.probes.fitting import evaluate, fit_support
 from sparse_probing.probes.labelling import Labels, SignedLabels
 from sparse_probing.probes.permutations import permute_labels
 from sparse_probing.probes.ranking import rank_neurons
@@ -24,9 +24,9 @@ from sparse_probing.schemas import SPLITS
 METHOD = "baseline"
 
 
-def prevalence_baseline(data: ProbeData, *, bootstrap: Bootstrap | None = None) -> ProbeFit:
+def prevalence_baseline(data: ProbeData, *, n_bootstrap: int = 0) -> ProbeFit:
     """No neuron at all: always positive. Its F1 is 2p/(1 + p), its precision p, its MCC 0."""
-    judged = evaluate(data, np.ones(len(data.positive)), bootstrap or Bootstrap())
+    judged = evaluate(data, np.ones(len(data.positive)), n_bootstrap)
     return ProbeFit(
         method=METHOD,
         variant="prevalence",
@@ -47,7 +47,7 @@ def shuffled_labels_baseline(
     ranking: str = "mean_dif",
     k: int = 1,
     rng: np.random.Generator | int = 0,
-    bootstrap: Bootstrap | None = None,
+    n_bootstrap: int = 0,
 ) -> ProbeFit:
     """The best k neurons for labels shuffled as in `permutations.permute_labels`, within each split.
 
@@ -76,7 +76,7 @@ def shuffled_labels_baseline(
         n_candidates=data.n_neurons,
         variant="shuffled_labels",
         ranking=ranking,
-        bootstrap=bootstrap,
+        n_bootstrap=n_bootstrap,
     )
     return replace(fit, test_truth=positive[data.rows("test")])
 
@@ -103,7 +103,7 @@ def rotation_baseline(
     ranking: str = "mean_dif",
     k: int = 1,
     rng: np.random.Generator | int = 0,
-    bootstrap: Bootstrap | None = None,
+    n_bootstrap: int = 0,
 ) -> ProbeFit:
     """The best k directions of a random basis: how much of a neuron's score its basis owes to chance.
 
@@ -128,12 +128,12 @@ def rotation_baseline(
         n_candidates=data.n_neurons,
         variant="random_rotation",
         ranking=ranking,
-        bootstrap=bootstrap,
+        n_bootstrap=n_bootstrap,
     )[0]
 
 
 def token_identity_baseline(
-    data: ProbeData, token_ids: ArrayLike, *, smoothing: float = 1.0, bootstrap: Bootstrap | None = None
+    data: ProbeData, token_ids: ArrayLike, *, smoothing: float = 1.0, n_bootstrap: int = 0
 ) -> ProbeFit:
     """What the token at the position alone tells: a lookup table of smoothed log-odds, fitted on train.
 
@@ -164,7 +164,7 @@ def token_identity_baseline(
     balanced = counts * (0.5 * len(rows) / counts.sum(axis=1, keepdims=True))
     table = np.log((balanced[0] + smoothing) / (balanced[1] + smoothing))
     seconds = time.perf_counter() - begun
-    judged = evaluate(data, table[token], bootstrap or Bootstrap())
+    judged = evaluate(data, table[token], n_bootstrap)
     return ProbeFit(
         method=METHOD,
         variant="token_identity",
@@ -203,20 +203,19 @@ def feature_baselines(
 
     data = prepare(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
     generator = np.random.default_rng(rng)
-    bootstrap = Bootstrap(n_bootstrap, int(generator.integers(2**31)))
     fits = [
-        prevalence_baseline(data, bootstrap=bootstrap),
-        shuffled_labels_baseline(data, ranking=ranking, rng=generator, bootstrap=bootstrap),
+        prevalence_baseline(data, n_bootstrap=n_bootstrap),
+        shuffled_labels_baseline(data, ranking=ranking, rng=generator, n_bootstrap=n_bootstrap),
         rotation_baseline(
             data,
             turned=None if turned is None else turned[data.row_ids],
             ranking=ranking,
             rng=generator,
-            bootstrap=bootstrap,
+            n_bootstrap=n_bootstrap,
         ),
     ]
     if token_ids is not None:
-        fits.append(token_identity_baseline(data, token_ids, bootstrap=bootstrap))
+        fits.append(token_identity_baseline(data, token_ids, n_bootstrap=n_bootstrap))
     if dense:
-        fits.append(fit_dense(data, C_VALUES, bootstrap, variant="dense"))
+        fits.append(fit_dense(data, C_VALUES, n_bootstrap, variant="dense"))
     return fits

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sparse_probing.probes.data import ProbeData, prepare
-from sparse_probing.probes.fitting import Bootstrap, evaluate
+from sparse_probing.probes.fitting import evaluate
 from sparse_probing.probes.labelling import Labels
 from sparse_probing.probes.logistic import fit_logistic, scale_activations
 from sparse_probing.probes.methods import Request
@@ -46,11 +46,10 @@ def dense_probe(
     A list of one `ProbeFit`; its message names the C.
     """
     data = prepare(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
-    seed = int(np.random.default_rng(rng).integers(2**31))
-    return [fit_dense(data, c_values, Bootstrap(n_bootstrap, seed), variant)]
+    return [fit_dense(data, c_values, n_bootstrap, variant)]
 
 
-def fit_dense(data: ProbeData, c_values: Sequence[float], bootstrap: Bootstrap, variant: str = "real") -> ProbeFit:
+def fit_dense(data: ProbeData, c_values: Sequence[float], n_bootstrap: int, variant: str = "real") -> ProbeFit:
     """The dense probe of prepared data."""
     begun = time.perf_counter()
     values = data.values()
@@ -72,7 +71,7 @@ def fit_dense(data: ProbeData, c_values: Sequence[float], bootstrap: Bootstrap, 
     if best is None:
         best = fit_logistic(values[rows], data.positive[rows], c=best_c, scaled=scaled)
     seconds = time.perf_counter() - begun
-    judged = evaluate(data, best.scores(values), bootstrap)
+    judged = evaluate(data, best.scores(values), n_bootstrap)
     return ProbeFit(
         method="dense_probe",
         variant=variant,
@@ -92,4 +91,4 @@ def fit_dense(data: ProbeData, c_values: Sequence[float], bootstrap: Bootstrap, 
 
 def dense(request: Request) -> list[ProbeFit]:
     """The dense probe of a request."""
-    return [fit_dense(request.data, C_VALUES, request.bootstrap)]
+    return [fit_dense(request.data, C_VALUES, request.n_bootstrap)]

@@ -185,7 +185,7 @@ def _refit(request: Request, candidates: _Candidates, k: int, result: OptimalFit
         n_candidates=n_candidates,
         ranking=candidates.ranking,
         step=step,
-        bootstrap=request.bootstrap,
+        n_bootstrap=request.n_bootstrap,
     )
     status = result.status if result.status in STATUSES else "time_limit"
     note = None if result.status == status else f"The exact search ended with {result.status}."

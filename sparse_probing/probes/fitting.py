@@ -6,7 +6,6 @@ Every method that ends in a set of neurons and a linear score goes through here.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,7 @@ from sparse_probing.schemas import SPLITS
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """How test intervals are drawn: number of draws (0 for none) and the seed they start from."""
-
-    n_draws: int = 0
-    seed: int = 0
-
-
-def evaluate(data: ProbeData, scores: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
+def evaluate(data: ProbeData, scores: Floats, n_bootstrap: int) -> dict[str, Any]:
     """What a `ProbeFit` says of how good (n_rows,) scores are: metrics of every split, the test interval and predictions."""
     metrics = {}
     for name in SPLITS:
@@ -43,8 +34,7 @@ def evaluate(data: ProbeData, scores: Floats, bootstrap: Bootstrap) -> dict[str,
         data.positive[rows],
         predicted,
         data.groups[rows],
-        n_bootstrap=bootstrap.n_draws,
-        rng=np.random.default_rng(bootstrap.seed),
+        n_bootstrap=n_bootstrap,
     )
     return {
         "metrics": metrics,
@@ -66,7 +56,7 @@ def fit_support(
     step: int = 0,
     c: float = 1.0,
     start: Floats | None = None,
-    bootstrap: Bootstrap | None = None,
+    n_bootstrap: int = 0,
     message: str | None = None,
 ) -> tuple[ProbeFit, LogisticFit]:
     """Balanced logistic regression on a support, evaluated: a `ProbeFit` and the fit behind it."""
@@ -76,7 +66,7 @@ def fit_support(
     rows = data.rows("train")
     fit = fit_logistic(values[rows], data.positive[rows], c=c, start=start)
     seconds = time.perf_counter() - begun
-    judged = evaluate(data, fit.scores(values), bootstrap or Bootstrap())
+    judged = evaluate(data, fit.scores(values), n_bootstrap)
     return (
         ProbeFit(
             method=method,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_probing.probes.data import ProbeData, prepare
-from sparse_probing.probes.fitting import Bootstrap, fit_support
+from sparse_probing.probes.fitting import fit_support
 from sparse_probing.probes.labelling import Labels
 from sparse_probing.probes.methods import Request
 from sparse_probing.probes.neuron_scores import NeuronScores
@@ -80,8 +80,7 @@ def sparsity_sweep(
     data = prepare(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
     generator = np.random.default_rng(rng)
     order = rank_neurons(data, ranking, scores=scores, rng=generator)
-    bootstrap = Bootstrap(n_bootstrap, int(generator.integers(2**31)))
-    return sweep_order(data, order, k_values or default_k_values(), method, ranking, c, bootstrap)
+    return sweep_order(data, order, k_values or default_k_values(), method, ranking, c, n_bootstrap)
 
 
 def sweep_order(
@@ -91,7 +90,7 @@ def sweep_order(
     method: str,
     ranking: str | None,
     c: float,
-    bootstrap: Bootstrap,
+    n_bootstrap: int,
 ) -> list[ProbeFit]:
     """Fits on the first k neurons of an order, each starting from the last one's coefficients."""
     fits = []
@@ -107,7 +106,7 @@ def sweep_order(
             ranking=ranking,
             c=c,
             start=np.concatenate([start, np.zeros(k - len(start))]),
-            bootstrap=bootstrap,
+            n_bootstrap=n_bootstrap,
         )
         start = state.coef_scaled
         fits.append(fit)
@@ -118,14 +117,14 @@ def sweep(request: Request) -> list[ProbeFit]:
     """Heuristic sparsity sweep over the customary list of k."""
     order = rank_neurons(request.data, request.ranking, scores=request.scores, rng=request.rng)
     k_values = request.k_values or default_k_values()
-    return sweep_order(request.data, order, k_values, request.method, request.ranking, 1.0, request.bootstrap)
+    return sweep_order(request.data, order, k_values, request.method, request.ranking, 1.0, request.n_bootstrap)
 
 
 def fast_sweep(request: Request) -> list[ProbeFit]:
     """The same sweep at powers of two up to 256, where no k is asked for."""
     order = rank_neurons(request.data, request.ranking, scores=request.scores, rng=request.rng)
     k_values = request.k_values or tuple(2**power for power in range(9))
-    return sweep_order(request.data, order, k_values, request.method, request.ranking, 1.0, request.bootstrap)
+    return sweep_order(request.data, order, k_values, request.method, request.ranking, 1.0, request.n_bootstrap)
 
 
 def monosemantic(request: Request) -> list[ProbeFit]:
@@ -141,7 +140,7 @@ def monosemantic(request: Request) -> list[ProbeFit]:
             n_candidates=data.n_neurons,
             ranking=request.ranking,
             step=place,
-            bootstrap=request.bootstrap,
+            n_bootstrap=request.n_bootstrap,
         )[0]
         for place, neuron in enumerate(order)
     ]
@@ -156,5 +155,5 @@ def compare_criteria(request: Request) -> list[ProbeFit]:
     for criterion in COMPARED:
         order = kept[rank_neurons(filtered, criterion, rng=request.rng)]
         k_values = [k for k in request.k_values or default_k_values() if k <= len(order)]
-        fits += sweep_order(data, order, k_values, request.method, criterion, 1.0, request.bootstrap)
+        fits += sweep_order(data, order, k_values, request.method, criterion, 1.0, request.n_bootstrap)
     return [replace(fit, n_candidates=len(kept)) for fit in fits]

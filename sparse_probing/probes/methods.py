@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from sparse_probing.probes.data import ProbeData
-    from sparse_probing.probes.fitting import Bootstrap
     from sparse_probing.probes.labelling import Labels
     from sparse_probing.probes.neuron_scores import NeuronScores
     from sparse_probing.probes.results import ProbeFit, ProbeFits
@@ -44,8 +43,8 @@ class Request:
         Neurons that exact selection chooses from, the best of the ranking; None for the whole layer.
     scores:
         Single-neuron scores of the same arrays, if there are any.
-    bootstrap:
-        How test intervals are drawn.
+    n_bootstrap:
+        Draws of test intervals; 0 for none.
     time_limit_seconds, solver:
         Of each exact selection.
     audit:
@@ -60,7 +59,7 @@ class Request:
     ranking: str
     n_candidates: int | None
     scores: NeuronScores | None
-    bootstrap: Bootstrap
+    n_bootstrap: int
     time_limit_seconds: float
     solver: Solver
     audit: frozenset[int] | None
@@ -158,7 +157,6 @@ class Method:
         """
         import numpy as np
 
-        from sparse_probing.probes.fitting import Bootstrap
         from sparse_probing.probes.results import ProbeFits
 
         loader = "data:prepare" if self.task == "classification" else "regression:prepare_targets"
@@ -171,7 +169,7 @@ class Method:
             ranking=ranking,
             n_candidates=n_candidates,
             scores=scores,
-            bootstrap=Bootstrap(n_bootstrap, int(generator.integers(2**31))),
+            n_bootstrap=n_bootstrap,
             time_limit_seconds=time_limit_seconds,
             solver=solver,
             audit=None if audit is True else frozenset(audit or ()),

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from sparse_probing.errors import DataError
 from sparse_probing.probes.baselines import METHOD
 from sparse_probing.probes.data import ProbeData, prepare
-from sparse_probing.probes.fitting import Bootstrap
 from sparse_probing.probes.heuristic import default_k_values
 from sparse_probing.probes.labelling import SignedLabels, row_mask
 from sparse_probing.probes.logistic import scale_activations
@@ -122,7 +121,7 @@ def dense(request: Request) -> list[ProbeFit]:
             converged=True,
             seconds=seconds,
             message=f"ridge {ridge:g} per row, {chosen}",
-            **_evaluate(data, predicted, request.bootstrap),
+            **_evaluate(data, predicted, request.n_bootstrap),
             support=np.arange(data.n_neurons),
             coef=coef,
             intercept=intercept,
@@ -140,7 +139,7 @@ def sweep(request: Request) -> list[ProbeFit]:
     order = _order(data, request.ranking, request.rng)
     sizes = sorted({min(int(k), len(order)) for k in request.k_values or default_k_values() if k >= 1})
     return [
-        _least_squares(data, order, k, method=request.method, ranking=request.ranking, bootstrap=request.bootstrap)
+        _least_squares(data, order, k, method=request.method, ranking=request.ranking, n_bootstrap=request.n_bootstrap)
         for k in sizes
     ]
 
@@ -174,23 +173,22 @@ def target_baselines(
     """
     data = prepare_targets(X, y, groups, labelled=labelled, split=split, offset=offset, scale=scale, rng=rng)
     generator = np.random.default_rng(rng)
-    bootstrap = Bootstrap(n_bootstrap, int(generator.integers(2**31)))
     rows = data.rows("train")
     mean = float(data.target[rows].mean())
-    fits = [_constant(data, np.full(len(data.target), mean), "prevalence", "training mean", bootstrap)]
+    fits = [_constant(data, np.full(len(data.target), mean), "prevalence", "training mean", n_bootstrap)]
     changed = _shuffled(data, generator)
-    shuffled = _best_one(changed, "shuffled_labels", ranking, bootstrap, generator)
+    shuffled = _best_one(changed, "shuffled_labels", ranking, n_bootstrap, generator)
     fits.append(replace(shuffled, test_truth=changed.target[changed.rows("test")]))
     if turned is not None:
         rotated = data.with_features(turned[data.row_ids])
         assert isinstance(rotated, TargetData)
-        fits.append(_best_one(rotated, "random_rotation", ranking, bootstrap, generator))
+        fits.append(_best_one(rotated, "random_rotation", ranking, n_bootstrap, generator))
     if token_ids is not None:
         names, token = np.unique(np.asarray(token_ids)[data.row_ids], return_inverse=True)
         count = np.bincount(token[rows], minlength=len(names))
         total = np.bincount(token[rows], data.target[rows] - mean, minlength=len(names))
         predicted = mean + (total / (count + 1.0))[token]
-        fits.append(_constant(data, predicted, "token_identity", "mean target of each token on train", bootstrap))
+        fits.append(_constant(data, predicted, "token_identity", "mean target of each token on train", n_bootstrap))
     return fits
 
 
@@ -210,12 +208,12 @@ def _shuffled(data: TargetData, rng: np.random.Generator) -> TargetData:
     return replace(data, target=target, positive=target > _cut(data.target[data.rows("train")]))
 
 
-def _best_one(data: TargetData, variant: str, ranking: str, bootstrap: Bootstrap, rng: np.random.Generator) -> ProbeFit:
+def _best_one(data: TargetData, variant: str, ranking: str, n_bootstrap: int, rng: np.random.Generator) -> ProbeFit:
     order = _order(data, ranking, rng)
-    return _least_squares(data, order, 1, method=METHOD, ranking=ranking, bootstrap=bootstrap, variant=variant)
+    return _least_squares(data, order, 1, method=METHOD, ranking=ranking, n_bootstrap=n_bootstrap, variant=variant)
 
 
-def _constant(data: TargetData, predicted: Floats, variant: str, message: str, bootstrap: Bootstrap) -> ProbeFit:
+def _constant(data: TargetData, predicted: Floats, variant: str, message: str, n_bootstrap: int) -> ProbeFit:
     return ProbeFit(
         method=METHOD,
         variant=variant,
@@ -225,7 +223,7 @@ def _constant(data: TargetData, predicted: Floats, variant: str, message: str, b
         converged=True,
         seconds=0.0,
         message=message,
-        **_evaluate(data, predicted, bootstrap),
+        **_evaluate(data, predicted, n_bootstrap),
     )
 
 
@@ -242,7 +240,7 @@ def _least_squares(
     *,
     method: str,
     ranking: str,
-    bootstrap: Bootstrap,
+    n_bootstrap: int,
     variant: str = "real",
 ) -> ProbeFit:
     """Least squares on the first k neurons of an order."""
@@ -266,7 +264,7 @@ def _least_squares(
         converged=True,
         objective=float(np.mean((predicted[rows] - data.target[rows]) ** 2)),
         seconds=seconds,
-        **_evaluate(data, predicted, bootstrap),
+        **_evaluate(data, predicted, n_bootstrap),
         support=order[:k],
         coef=coef,
         intercept=intercept,
@@ -292,7 +290,7 @@ def _squared_correlation(data: TargetData) -> Floats:
     return out / float(centred @ centred)
 
 
-def _evaluate(data: TargetData, predicted: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
+def _evaluate(data: TargetData, predicted: Floats, n_bootstrap: int) -> dict[str, Any]:
     """What a `ProbeFit` says of how good (n_rows,) predictions are: metrics of every split, the test interval and predictions."""
     parts = {name: data.rows(name) for name in SPLITS}
     rows = parts["test"]
@@ -300,8 +298,7 @@ def _evaluate(data: TargetData, predicted: Floats, bootstrap: Bootstrap) -> dict
         data.target[rows],
         predicted[rows],
         data.groups[rows],
-        n_bootstrap=bootstrap.n_draws,
-        rng=np.random.default_rng(bootstrap.seed),
+        n_bootstrap=n_bootstrap,
     )
     return {
         "metrics": {name: regression_metrics(data.target[at], predicted[at]) for name, at in parts.items() if len(at)},

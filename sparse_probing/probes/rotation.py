@@ -44,5 +44,5 @@ def _turn(request: Request, data: ProbeData) -> ProbeData:
 def _sweep(request: Request, turned: ProbeData) -> list[ProbeFit]:
     order = rank_neurons(turned, request.ranking, rng=request.rng)
     k_values = request.k_values or default_k_values()
-    fits = sweep_order(turned, order, k_values, request.method, request.ranking, 1.0, request.bootstrap)
+    fits = sweep_order(turned, order, k_values, request.method, request.ranking, 1.0, request.n_bootstrap)
     return [fit.with_variant("random_rotation") for fit in fits]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_probing.probes.elastic_net import fit_elastic_net
-from sparse_probing.probes.fitting import Bootstrap, evaluate
+from sparse_probing.probes.fitting import evaluate
 from sparse_probing.probes.heuristic import default_k_values
 from sparse_probing.probes.logistic import Scaled, plain_scaled
 from sparse_probing.probes.methods import Request
@@ -38,7 +38,7 @@ def sweep(request: Request) -> list[ProbeFit]:
     """
     k_values = request.k_values or default_k_values(MAX_K)
     order = rank_neurons(request.data, request.ranking, scores=request.scores, rng=request.rng)
-    return _telescope(request, order, k_values, 1.0, None, request.bootstrap)
+    return _telescope(request, order, k_values, 1.0, None, request.n_bootstrap)
 
 
 def tune(request: Request) -> list[ProbeFit]:
@@ -50,14 +50,14 @@ def tune(request: Request) -> list[ProbeFit]:
     order = rank_neurons(request.data, request.ranking, scores=request.scores, rng=request.rng)
     settings = [(factor, share) for share in L1_RATIOS for factor in C_FACTORS]
     customary = settings.index((1.0, None))
-    runs = [_telescope(request, order, k_values, factor, share, Bootstrap()) for factor, share in settings]
+    runs = [_telescope(request, order, k_values, factor, share, 0) for factor, share in settings]
     chosen = []
     for fits in zip(*runs, strict=True):
         quality = [fit.metrics.get("validation", {}).get("average_precision", float("nan")) for fit in fits]
         best = customary if np.isnan(quality).all() else int(np.nanargmax(quality))
         fit = fits[best]
         values = request.data.values(slice(None), fit.support)
-        judged = evaluate(request.data, fit.intercept + values @ fit.coef, request.bootstrap)
+        judged = evaluate(request.data, fit.intercept + values @ fit.coef, request.n_bootstrap)
         factor, share = settings[best]
         told = f"C = {factor:g} k/20, l1_ratio = {'exp(-k/20)' if share is None else share}, chosen on validation"
         seconds = sum(one.seconds for one in fits)
@@ -79,7 +79,7 @@ def _telescope(
     k_values: tuple[int, ...],
     factor: float,
     share: float | None,
-    bootstrap: Bootstrap,
+    n_bootstrap: int,
 ) -> list[ProbeFit]:
     data = request.data
     sizes = sorted({min(int(k), len(order)) for k in k_values if k >= 1}, reverse=True)
@@ -107,7 +107,7 @@ def _telescope(
         start = fit.coef_scaled
         found = np.flatnonzero(fit.coef_scaled)
         found = found[np.argsort(-np.abs(fit.coef_scaled[found]), kind="stable")]
-        judged = evaluate(data, fit.intercept + values[:, kept] @ fit.coef, bootstrap)
+        judged = evaluate(data, fit.intercept + values[:, kept] @ fit.coef, n_bootstrap)
         fits.append(
             ProbeFit(
                 method=request.method,

@@ -7,6 +7,7 @@ coverage is. Tests of a layer's best neuron are in `permutations`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -143,6 +144,17 @@ def difference_interval(
     return _around(observed, _in_parts(limits, n_probes))
 
 
+def _drawn(n_groups: int, n_classes: int, n_draws: int, rng: np.random.Generator | int) -> tuple[Floats, Floats]:
+    """(n_draws, n_groups) weights of groups and (n_draws, n_classes) of pseudo-groups."""
+    generator = np.random.default_rng(rng)
+    weights = generator.standard_exponential((n_draws, n_groups))
+    return weights, generator.gamma(PRIOR, size=(n_draws, n_classes))
+
+
+# The thousands of fits of a run share their draws; with thousands of groups these would cost more than all else.
+_drawn_once = functools.lru_cache(maxsize=4)(_drawn)
+
+
 def _judge(metric: str) -> Callable[[Floats, Floats], Floats]:
     """A function of (2, ...) recall and specificity and the (2,) rows of the classes."""
     if metric not in THRESHOLD_METRICS:
@@ -171,9 +183,8 @@ class _Draws:
         """Draws over groups of (n_classes, n_groups) rows; None where there can be no interval."""
         if sizes.shape[1] < 2 or n_draws < 1 or not sizes.any(axis=1).all():
             return None
-        generator = np.random.default_rng(rng)
-        weights = generator.standard_exponential((n_draws, sizes.shape[1]))
-        return cls(weights, generator.gamma(PRIOR, size=(n_draws, len(sizes))))
+        draw = _drawn if isinstance(rng, np.random.Generator) else _drawn_once
+        return cls(*draw(sizes.shape[1], len(sizes), n_draws, rng))
 
     def pseudo(self, sizes: Floats) -> Floats:
         """(n_draws, n_classes) weighted rows of pseudo-groups beside (n_classes, n_groups) rows: each as large as its class's."""
