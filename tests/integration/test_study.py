@@ -165,6 +165,40 @@ def test_every_neuron_of_every_layer_is_scored(finished: Path) -> None:
         assert len(best) == len(counts)
 
 
+def test_every_claim_carries_what_it_rests_on(finished: Path) -> None:
+    def one(query: str) -> tuple:
+        with duckdb.connect(str(finished / "results.duckdb"), read_only=True) as connection:
+            return connection.execute(query).fetchall()[0]
+
+    for table, score in (
+        ("neuron_scores", "validation_mcc"),
+        ("neuron_scores", "test_mcc"),
+        ("probe_fits", "test_mcc"),
+    ):
+        n_intervals, n_narrow = one(
+            f"select count({score}_low), count_if({score}_high <= {score}_low) from {table} where {score} is not null"
+        )
+        assert n_intervals > 100
+        assert n_narrow == 0
+    # Every shortlisted neuron but the first, every baseline of every feature, is compared.
+    assert one("select count_if((difference_low is null) <> (rank = 1)), count(*) > 100 from neuron_rankings") == (
+        0,
+        True,
+    )
+    assert one("select count_if((probe_is_better is null) <> (variant = 'real')), count(*) > 50 from baselines") == (
+        0,
+        True,
+    )
+    assert one("select count_if(difference_low >= difference_high), count(*) > 100 from comparisons") == (0, True)
+    assert one("select count_if(direction not in (-1, 1)), count(*) > 10 from best_neuron_per_feature") == (0, True)
+    # Costly probes are fitted where the best neuron is.
+    assert one(
+        "select count_if(fits.layer <> best.layer), count(*) >= 20 from probe_fits as fits "
+        "inner join best_neuron_per_feature as best on fits.run_id = best.run_id and fits.feature = best.feature "
+        "where fits.method = 'dense_probe'"
+    ) == (0, True)
+
+
 def test_a_second_run_computes_nothing(finished: Path, cli, tiny_profile: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
     expected = contents(finished)
@@ -189,11 +223,12 @@ def test_commands_on_the_results(finished: Path, cli) -> None:
 
 
 @pytest.mark.slow
-def test_the_reference_split_is_applied(tmp_path: Path, cli, tiny_profile: Path) -> None:
+def test_the_reference_split_is_applied_and_certificates_are_audited(tmp_path: Path, cli, tiny_profile: Path) -> None:
     profile = tmp_path / "reference.toml"
-    profile.write_text(
-        tiny_profile.read_text().replace("[probing]", '[probing]\nsplit = "reference"'), encoding="utf-8"
+    asked = (
+        '[probing]\nsplit = "reference"\nbest_layer_methods = ["optimal_sparse_probing"]\naudited_certificates = "all"'
     )
+    profile.write_text(tiny_profile.read_text().replace("[probing]", asked), encoding="utf-8")
     done = cli("study", "--profile", str(profile), data=tmp_path / "data")
     assert done.returncode == 0, done.stdout + done.stderr
     with duckdb.connect(str(tmp_path / "data" / "results.duckdb"), read_only=True) as connection:
@@ -201,6 +236,14 @@ def test_the_reference_split_is_applied(tmp_path: Path, cli, tiny_profile: Path)
             "select collection, split_mode, sum(n_shared_groups), sum(n_test), sum(n_train + n_validation + n_test) "
             "from features join runs using (run_id) group by all"
         ).fetchall()
+        certificates = connection.execute(
+            "select count_if(n_candidates <> n_neurons or ridge is null or unit_standard_deviations is null), "
+            "count_if(audited_by is null or audit_gap > gap + 1e-5), count(*), count(distinct feature) * 3 "
+            "from optimal_certificates"
+        ).fetchall()[0]
+    # Over every neuron of the layer, at a scale that they name, and found again by another solver.
+    assert certificates[:2] == (0, 0)
+    assert certificates[2] == certificates[3] > 50
     assert {mode for _, mode, *_ in rows} == {"reference"}
     # Tokens of one document fall on both sides, which a group split never allows.
     assert next(shared for name, _, shared, *_ in rows if name == "text_features") > 0
