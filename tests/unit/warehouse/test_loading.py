@@ -18,6 +18,7 @@ import pytest
 from sparse_probing import schemas
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec
 from sparse_probing.errors import ArtifactError, DamageError, InputError
+from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_made, write_manifest
 from sparse_probing.store.parquet import write_table
@@ -79,19 +80,33 @@ def test_loads_every_finished_fragment_once(root: Location, working: Path) -> No
     (Path(root.path) / "results/neuron_scores/unfinished").mkdir()
     first = load_results(working, root)
     assert first.run_ids == ("a", "b")
-    assert (first.n_fragments, first.n_unchanged, first.rebuilt_from) == (10, 0, None)
+    assert (first.n_fragments, first.n_unchanged, first.rebuilt_from) == (2 * len(schemas.RESULT_KINDS), 0, None)
     assert first.n_rows == {
         "runs": 2,
         "features": 3,
         "neuron_scores": 12,
         "probe_fits": 6,
         "probe_supports": 6,
+        "test_labels": 3,
+        "test_predictions": 12,
+        "comparisons": 0,
         "check_results": 0,
     }
     before = contents(working)
     again = load_results(working, root)
-    assert (again.run_ids, again.n_fragments, again.n_unchanged) == ((), 0, 10)
+    assert (again.run_ids, again.n_fragments, again.n_unchanged) == ((), 0, first.n_fragments)
     assert contents(working) == before
+
+
+def test_a_run_of_an_earlier_version_lacks_kinds_and_is_loaded(root: Location, working: Path) -> None:
+    write_run(root, "a")
+    for kind in schemas.LATER_KINDS:
+        results.run_folder(root, kind, "a").delete()
+    assert load_results(working, root).run_ids == ("a",)
+    assert contents(working)["neuron_scores"]
+    results.run_folder(root, "features", "a").delete()
+    write_fragment(root, "runs", "a", [{"seed": 7}])
+    assert "a" in load_results(working, root).left_out
 
 
 def test_rows_arrive_as_written(root: Location, working: Path) -> None:
@@ -243,12 +258,13 @@ def test_a_second_loader_is_turned_away(root: Location, working: Path) -> None:
     finally:
         holder.kill()
         holder.communicate()
-    assert load_results(working, root).n_unchanged == 5
+    assert load_results(working, root).n_unchanged == len(schemas.RESULT_KINDS)
 
 
 KILLED_LOADER = """
 import os, signal, sys
 from pathlib import Path
+from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
 from sparse_probing.warehouse import loading
 
@@ -299,6 +315,10 @@ def without(spec: str, part: str, name: str) -> str:
     return json.dumps(found)
 
 
+# What rankings are built from holds every run.
+STAGING = ("named_runs", "shortlisted_neurons", "ordered_neurons", "scored_fits", "ordered_fits")
+
+
 def test_a_newer_version_of_a_run_takes_its_place_in_the_rankings_and_nothing_else_does(
     root: Location, working: Path, tmp_path: Path
 ) -> None:
@@ -321,7 +341,7 @@ def test_a_newer_version_of_a_run_takes_its_place_in_the_rankings_and_nothing_el
         views = [name for (name,) in con.execute("select view_name from duckdb_views() where not internal").fetchall()]
         for view in views:
             columns = [name for (name, *_) in con.execute(f"describe {view}").fetchall()]
-            staging = view in ("named_runs", "shortlisted_neurons", "scored_fits") or view.startswith("check_")
+            staging = view in STAGING or view.startswith("check_")
             if "run_id" in columns and not staging:
                 assert con.execute(f"select count(*) from {view} where run_id = 'old'").fetchall() == [(0,)], view
         assert {run.run_id for run in reads.runs(con)} == {"new", "other"}
@@ -350,9 +370,8 @@ def test_an_unusable_working_file_is_rebuilt_from_the_fragments(root: Location, 
     assert contents(working) == before
 
 
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9])
 def test_a_damaged_working_file_is_never_published_and_comes_back_with_all_it_held(
-    root: Location, working: Path, tmp_path: Path, share: float
+    root: Location, working: Path, tmp_path: Path
 ) -> None:
     """One flipped bit in the working database used to be copied over a good snapshot."""
     for run_id in ("a", "b"):
@@ -362,23 +381,31 @@ def test_a_damaged_working_file_is_never_published_and_comes_back_with_all_it_he
     run_checks(working, ["a", "b"], root)
     set_threshold(working, "latex", "validation_mcc", 0.5)
     publish(working, snapshot)
-    before, published = contents(working), snapshot.read_bytes()
-    damaged(working, share)
-    with pytest.raises(DamageError) as caught:
-        publish(working, snapshot)
-    assert caught.value.path == str(working)
-    assert snapshot.read_bytes() == published
+    before, good = contents(working), working.read_bytes()
     # Its fragments may be gone by now: what was published is known all the same.
     (root / "results").delete()
-    working_file.move_aside(working)
-    load_results(working, root, snapshot=snapshot)
-    publish(working, snapshot)
-    assert contents(snapshot) == before
-    with connect(snapshot) as con:
-        assert con.execute("select count(*) > 0 from check_results").fetchall() == [(True,)]
-        assert con.execute("select threshold from interest_thresholds where collection = 'latex'").fetchall() == [
-            (0.5,)
-        ]
+    places = []
+    for share in (0.02, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9):
+        working.write_bytes(good)
+        published = snapshot.read_bytes()
+        damaged(working, share)
+        try:
+            publish(working, snapshot)
+        except DamageError as damage:
+            places.append(damage.path)
+            assert snapshot.read_bytes() == published
+            working_file.move_aside(working)
+            load_results(working, root, snapshot=snapshot)
+            publish(working, snapshot)
+        # A bit of a block that holds nothing is no damage.
+        assert contents(snapshot) == before
+        with connect(snapshot) as con:
+            assert con.execute("select count(*) > 0 from check_results").fetchall() == [(True,)]
+            assert con.execute("select threshold from interest_thresholds where collection = 'latex'").fetchall() == [
+                (0.5,)
+            ]
+    assert len(places) >= 4
+    assert set(places) == {str(working)}
 
 
 def test_checks_come_back_where_nothing_was_published(root: Location, working: Path) -> None:
