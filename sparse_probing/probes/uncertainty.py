@@ -28,6 +28,8 @@ N_BOOTSTRAP = 1000
 PRIOR = 0.5
 # Probes whose draws are in memory at once.
 _PROBES_AT_ONCE = 256
+# Weights that are kept between calls: 32 MiB.
+_KEPT_WEIGHTS = 4 * 2**20
 
 
 def score_interval(
@@ -151,8 +153,8 @@ def _drawn(n_groups: int, n_classes: int, n_draws: int, rng: np.random.Generator
     return weights, generator.gamma(PRIOR, size=(n_draws, n_classes))
 
 
-# The thousands of fits of a run share their draws; with thousands of groups these would cost more than all else.
-_drawn_once = functools.lru_cache(maxsize=4)(_drawn)
+# The thousands of fits of a run share their draws: making them anew each time would cost more than the fits.
+_drawn_once = functools.lru_cache(maxsize=8)(_drawn)
 
 
 def _judge(metric: str) -> Callable[[Floats, Floats], Floats]:
@@ -183,7 +185,8 @@ class _Draws:
         """Draws over groups of (n_classes, n_groups) rows; None where there can be no interval."""
         if sizes.shape[1] < 2 or n_draws < 1 or not sizes.any(axis=1).all():
             return None
-        draw = _drawn if isinstance(rng, np.random.Generator) else _drawn_once
+        kept = n_draws * sizes.shape[1] <= _KEPT_WEIGHTS and not isinstance(rng, np.random.Generator)
+        draw = _drawn_once if kept else _drawn
         return cls(*draw(sizes.shape[1], len(sizes), n_draws, rng))
 
     def pseudo(self, sizes: Floats) -> Floats:
@@ -414,7 +417,9 @@ def _limits(sides: Sequence[Floats], level: float) -> tuple[Floats, Floats]:
 def _in_parts(limits: Callable[[slice], tuple[Floats, Floats]], n_probes: int) -> tuple[Floats, Floats]:
     """Limits of all probes, some at a time, so that their draws fit into memory."""
     found = [limits(slice(start, start + _PROBES_AT_ONCE)) for start in range(0, n_probes, _PROBES_AT_ONCE)]
-    low, high = (np.concatenate(part) if found else np.empty(0) for part in zip(*found, strict=True))
+    if not found:
+        return _unknown(0)
+    low, high = (np.concatenate(part) for part in zip(*found, strict=True))
     return low, high
 
 

@@ -295,7 +295,7 @@ def test_kill_at_any_moment_then_the_same_tables(
     moments = random.Random(7)
     command = [sys.executable, "-m", "flows.cli", "--data", str(data), "study", "--profile", str(tiny_profile)]
     killed = 0
-    for _ in range(4):
+    for _ in range(2):
         child = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -327,14 +327,19 @@ def test_kill_at_any_moment_then_the_same_tables(
 
 @pytest.mark.slow
 def test_a_hundred_queries_while_a_study_runs(
-    finished: Path, cli, tiny_profile: Path, tmp_path: Path, prefect_environment: dict[str, str]
+    finished: Path,
+    cli,
+    tiny_profile: Path,
+    tmp_path: Path,
+    prefect_environment: dict[str, str],
+    prefect_server: str,
 ) -> None:
     other = tmp_path / "other.toml"
     other.write_text(tiny_profile.read_text().replace("n_bootstrap = 50", "n_bootstrap = 40"), encoding="utf-8")
     child = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "--data", str(finished), "study", "--profile", str(other)],
         cwd=ROOT,
-        env=prefect_environment,
+        env=prefect_environment | {"PREFECT_API_URL": prefect_server},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )

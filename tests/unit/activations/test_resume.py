@@ -127,7 +127,7 @@ def test_four_kills(tmp_path: Path, resolved: ResolvedModel, dtype: str) -> None
     kill_and_compare(tmp_path, resolved, dtype, 4, seed=int(np.random.SeedSequence().entropy % 2**31))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "several"])
 def test_twenty_kills(tmp_path: Path, resolved: ResolvedModel, dtype: str) -> None:
     kill_and_compare(tmp_path, resolved, dtype, 20, seed=7)

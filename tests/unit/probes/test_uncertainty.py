@@ -131,6 +131,7 @@ def test_intervals_of_many_probes_equal_those_of_each() -> None:
     assert (low[0], high[0]) == pytest.approx((alone[0][0], alone[1][0]))
     # A probe that says the opposite has the opposite interval: right and wrong change places.
     assert (low[1], high[1]) == pytest.approx((-high[0], -low[0]), abs=1e-6)
+    assert [len(part) for part in score_interval(y, both[:, :0], groups)] == [0, 0]
     many_low, _ = score_interval(y, np.tile(both, 100), groups, rng=7)
     np.testing.assert_allclose(many_low[:3], low)
     np.testing.assert_allclose(many_low[-3:], low)
