@@ -336,12 +336,15 @@ def test_a_hundred_queries_while_a_study_runs(
 ) -> None:
     other = tmp_path / "other.toml"
     other.write_text(tiny_profile.read_text().replace("n_bootstrap = 50", "n_bootstrap = 40"), encoding="utf-8")
+    # To a file: nobody reads a pipe while the queries run.
+    errors = tmp_path / "errors.txt"
+    stream = errors.open("w")
     child = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "--data", str(finished), "study", "--profile", str(other)],
         cwd=ROOT,
         env=prefect_environment | {"PREFECT_API_URL": prefect_server},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=stream,
     )
     answered = 0
     seen: set[int] = set()
@@ -352,7 +355,8 @@ def test_a_hundred_queries_while_a_study_runs(
             answered += 1
             time.sleep(0.05)
     finally:
-        _, errors = child.communicate(timeout=900)
-    assert child.returncode == 0, errors
+        child.wait(timeout=900)
+        stream.close()
+    assert child.returncode == 0, errors.read_text()
     assert answered >= 100
     assert len(seen) == 2, "the queries ran across the publication: before it and after it"
