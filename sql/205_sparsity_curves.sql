@@ -43,25 +43,18 @@ with placed as (
     from scored_fits
 ),
 
-dense_placed as (
+dense as (
     select
-        run_id,
-        feature,
-        layer,
-        validation_mcc,
-        validation_r2,
-        test_mcc,
-        test_r2,
-        row_number() over (
-            partition by run_id, feature
-            order by
-                coalesce(validation_mcc, validation_r2) desc nulls last,
-                coalesce(train_mcc, train_r2) desc nulls last,
-                layer,
-                fit_id
-        ) as place
-    from scored_fits
-    where is_dense and coalesce(validation_mcc, validation_r2) is not null
+        fits.run_id,
+        fits.feature,
+        fits.layer,
+        fits.validation_mcc,
+        fits.validation_r2,
+        fits.test_mcc,
+        fits.test_r2
+    from ordered_fits
+    inner join scored_fits as fits on ordered_fits.run_id = fits.run_id and ordered_fits.fit_id = fits.fit_id
+    where ordered_fits.variant = 'dense' and ordered_fits.place = 1
 )
 
 select
@@ -97,14 +90,14 @@ select
     placed.test_f1,
     placed.test_roc_auc,
     placed.test_average_precision,
-    dense_placed.layer as dense_layer,
-    dense_placed.validation_mcc as dense_validation_mcc,
-    dense_placed.validation_r2 as dense_validation_r2,
-    dense_placed.test_mcc as dense_test_mcc,
-    dense_placed.test_r2 as dense_test_r2
+    dense.layer as dense_layer,
+    dense.validation_mcc as dense_validation_mcc,
+    dense.validation_r2 as dense_validation_r2,
+    dense.test_mcc as dense_test_mcc,
+    dense.test_r2 as dense_test_r2
 from placed
 inner join probed_features
     on placed.run_id = probed_features.run_id and placed.feature = probed_features.feature
-left join dense_placed
-    on placed.run_id = dense_placed.run_id and placed.feature = dense_placed.feature and dense_placed.place = 1
+left join dense
+    on placed.run_id = dense.run_id and placed.feature = dense.feature
 where placed.place = 1;

@@ -7,8 +7,7 @@ with leaders as (
         run_id,
         feature,
         format('{}/{}', layer, neuron) as probe_id
-    from neuron_rankings
-    where rank = 1
+    from best_neuron_per_feature
 ),
 
 probes as (

@@ -124,7 +124,7 @@ def layer_tables(inputs: ProbingInputs, matrix: LayerMatrix) -> dict[str, pa.Tab
         y = SignedLabels(labels.labels[:, column])
         seed = _seed(probing.seed, feature, matrix.layer)
         p_value = null.p_value[column]
-        score_tables.append(_score_table(inputs, matrix, feature, scored[column], p_value, y, arrays, seed))
+        score_tables.append(_score_table(inputs, matrix, feature, scored[column], p_value, y, arrays))
         predictions.append(_neuron_predictions(inputs, matrix, feature, scored[column], y, arrays))
         fits[feature] = [
             fit
@@ -292,13 +292,11 @@ def _score_table(
     p_value: NDArray[np.float64],
     y: SignedLabels,
     arrays: dict[str, Any],
-    seed: int,
 ) -> pa.Table:
     n = scores.n_neurons
-    order = scores.train_order()
     rank = np.empty(n, np.int32)
-    rank[order] = np.arange(1, n + 1)
-    chosen = np.sort(order[: inputs.probing.shortlist])
+    rank[scores.train_order()] = np.arange(1, n + 1)
+    chosen = _shortlist(inputs, scores)
     columns: dict[str, Any] = {
         "run_id": _repeat(inputs.run_id, n),
         "feature": _repeat(feature, n),
@@ -338,6 +336,11 @@ def _score_table(
     )
 
 
+def _shortlist(inputs: ProbingInputs, scores: NeuronScores) -> NDArray[np.intp]:
+    """Columns of the layer's best neurons on train, ascending."""
+    return np.sort(scores.train_order()[: inputs.probing.shortlist])
+
+
 def _neuron_predictions(
     inputs: ProbingInputs,
     matrix: LayerMatrix,
@@ -347,7 +350,7 @@ def _neuron_predictions(
     arrays: dict[str, Any],
 ) -> pa.Table:
     """What the shortlisted neurons predict on the feature's test rows."""
-    chosen = np.sort(scores.train_order()[: inputs.probing.shortlist])
+    chosen = _shortlist(inputs, scores)
     quantisation = {name: arrays[name] for name in ("offset", "scale") if name in arrays}
     predicted = uncertainty.neuron_predictions(
         scores, matrix.codes, chosen, rows_of_test(inputs.labels, y.signs), **quantisation

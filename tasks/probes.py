@@ -107,6 +107,11 @@ def _names(run: RunReference) -> dict[str, str]:
     }
 
 
+def _short_kind(kind: str) -> str:
+    """A kind of results as a log calls it: scores, fits, features."""
+    return kind.removeprefix("probe_").removeprefix("neuron_")
+
+
 @contextmanager
 def _logged_part(run: RunReference, work: str, layer: int, part: str) -> Iterator[dict[str, object]]:
     """As `logged`, with what the part of a run holds."""
@@ -114,7 +119,7 @@ def _logged_part(run: RunReference, work: str, layer: int, part: str) -> Iterato
         yield numbers
         manifest = read_manifest(results.part_folder(data_root(), run.run_id, part))
         numbers |= {
-            kind.removeprefix("probe_").replace("neuron_", ""): manifest.files[f"{kind}.parquet"].n_rows
+            _short_kind(kind): manifest.files[f"{kind}.parquet"].n_rows
             for kind in ("neuron_scores", "probe_fits")
             if f"{kind}.parquet" in manifest.files
         }
@@ -201,9 +206,7 @@ def finish_run(run: RunReference, best_parts: list[str]) -> str:
         run_id = _finish(run, best_parts, dataset_manifest, manifest)
         written = {kind: read_manifest(results.run_folder(root, kind, run_id)) for kind in schemas.RESULT_KINDS}
         numbers |= {
-            kind.removeprefix("probe_").replace("neuron_", ""): sum(
-                entry.n_rows for entry in written[kind].files.values()
-            )
+            _short_kind(kind): sum(entry.n_rows for entry in written[kind].files.values())
             for kind in ("neuron_scores", "probe_fits", "features")
         }
         numbers["bytes"] = sum(map(stored_bytes, written.values()))
