@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from sparse_probing import schemas
+from sparse_probing.runs.finishing import best_layers_of_run, finished_tables
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
-from tasks.probes import best_layers_of_run, finished_tables
 
 RUN = "0123456789abcdef"
 

@@ -19,8 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from benchmarks.real import capture
-from sparse_probing.probes.counts import quantise
 from sparse_probing.probes.single import score_features, score_neurons
+from sparse_probing.probes.single.counts import quantise
 from sparse_probing.probes.splits import reference_split
 
 N_NEURONS = 2048

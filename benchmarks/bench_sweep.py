@@ -15,10 +15,10 @@ from threadpoolctl import threadpool_limits
 from benchmarks.real import capture
 from sparse_probing.probes import METHODS
 from sparse_probing.probes.data import prepare
-from sparse_probing.probes.heuristic import default_k_values, sparsity_sweep
+from sparse_probing.probes.experiments.heuristic import default_k_values
+from sparse_probing.probes.experiments.telescopic import penalty
 from sparse_probing.probes.metrics import score_metrics
 from sparse_probing.probes.ranking import rank_neurons
-from sparse_probing.probes.telescopic import penalty
 
 FEATURES = ("language_en", "language_ru", "contains_digit", "leading_capital", "has_leading_space")
 MAX_K = 256
@@ -78,7 +78,7 @@ def main() -> None:
                 theirs = saga_sweep(X, y, split)
                 reference = time.perf_counter() - begun
                 begun = time.perf_counter()
-                sparsity_sweep(X, y, split=split)
+                METHODS["heuristic_sparsity_sweep"](X, y, split=split)
                 plain = time.perf_counter() - begun
             mine = float(np.mean([fit.metrics["validation"]["pr_auc"] for fit in fits]))
             rows.append((ours, reference, mine, float(np.mean(list(theirs.values()))), plain))

@@ -337,9 +337,9 @@ def _estimate(profile: str, settings: Settings) -> int:
     from sparse_probing.models import loading
     from sparse_probing.reports import tables
     from tasks.datasets import resolve_model, say_doubts
+    from tasks.locations import data_root
     from tasks.models import resolved_model
     from tasks.progress import reporter, show_progress, step
-    from tasks.references import data_root
 
     _warn_of_slow_dtypes(plan, settings)
     columns = ("model", "collection", "sequences", "tokens", "rows", "MB a layer", "MB in all", "memory MB", "seconds")

@@ -11,7 +11,6 @@ from flows.futures import results_of
 from sparse_probing.config import ModelSpec, StudySpec
 from tasks.imports import import_for_probes
 from tasks.probes import choose_layers, finish_run, is_finished, own_run, plan_run, probe_best_layer, probe_layer
-from tasks.references import RunReference
 
 
 @flow(
@@ -22,7 +21,7 @@ from tasks.references import RunReference
 )
 def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activations: list[list[str]]) -> list[str]:
     """Probe one run a collection and hook; returns the ids of the runs."""
-    runs: list[RunReference] = [
+    runs = [
         plan_run(study.name, model, collection, study.probing, dataset, extracted)
         for collection, dataset, artifacts in zip(study.collections, datasets, activations, strict=True)
         for extracted in artifacts

@@ -140,10 +140,10 @@ def _check_solver(study: StudySpec) -> None:
     from sparse_probing.probes import METHODS
 
     probing = study.probing
-    exact = [name for name in (*probing.methods, *probing.best_layer_methods) if METHODS[name].is_exact]
+    exact = [name for name in (*probing.methods, *probing.best_layer_methods) if METHODS[name].is_optimal]
     if not exact or probing.optimal_solver != "gurobi":
         return
-    from sparse_probing.probes import integer_model
+    from sparse_probing.probes.optimal import integer_model
 
     try:
         integer_model.check_solver()

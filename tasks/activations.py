@@ -12,11 +12,11 @@ from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.settings import load_settings
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import find_manifest, read_manifest
+from tasks.locations import data_root, folder_collection, located, relative
 from tasks.logs import as_ranges, facts_of, log, stored_bytes
 from tasks.models import resolved_model
 from tasks.policies import POLICY, one_at_a_time
 from tasks.progress import reporter
-from tasks.references import data_root, folder_collection, located, relative
 from tasks.repair import making
 
 

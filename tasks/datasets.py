@@ -10,11 +10,11 @@ from sparse_probing.errors import CheckFailure
 from sparse_probing.store.datasets import dataset_frames
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
+from tasks.locations import data_root, folder_collection, located, relative
 from tasks.logs import facts_of, logged, stored_bytes
 from tasks.models import resolved_model
 from tasks.policies import POLICY
 from tasks.progress import reporter, say_and_log, step
-from tasks.references import data_root, folder_collection, located, relative
 from tasks.repair import making
 
 # Above this share of unknown tokens, what a model makes of the text is not what the text says.

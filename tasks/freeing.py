@@ -14,7 +14,7 @@ from sparse_probing.settings import load_settings
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.results import run_folder
 from sparse_probing.store.soundness import SET_ASIDE
-from tasks.references import data_root
+from tasks.locations import data_root
 from tasks.warehouse import forget_and_publish
 
 if TYPE_CHECKING:

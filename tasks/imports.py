@@ -21,15 +21,14 @@ FOR_PROBES = (
     "scipy.stats",
     "sklearn.model_selection",
     "sklearn.svm",
-    "sparse_probing.probes.audits",
-    "sparse_probing.probes.dense",
-    "sparse_probing.probes.exact",
-    "sparse_probing.probes.heuristic",
-    "sparse_probing.probes.optimal",
-    "sparse_probing.probes.regression",
-    "sparse_probing.probes.rotation",
-    "sparse_probing.probes.telescopic",
-    "sparse_probing.warehouse.selecting",
+    "sparse_probing.probes.experiments.dense",
+    "sparse_probing.probes.experiments.heuristic",
+    "sparse_probing.probes.experiments.optimal",
+    "sparse_probing.probes.experiments.regression",
+    "sparse_probing.probes.experiments.rotation",
+    "sparse_probing.probes.experiments.telescopic",
+    "sparse_probing.probes.optimal.audits",
+    "sparse_probing.runs.stages",
 )
 # Whoever needs one of these and lacks it is told so then.
 OPTIONAL = frozenset({"gurobipy"})

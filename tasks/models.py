@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sparse_probing.config import ModelSpec
 from sparse_probing.settings import load_settings
-from tasks.references import data_root
+from tasks.locations import data_root
 
 if TYPE_CHECKING:
     from sparse_probing.models.loading import ResolvedModel

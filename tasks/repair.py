@@ -15,9 +15,9 @@ from sparse_probing.settings import load_settings
 from sparse_probing.store import soundness
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.locks import owned
+from tasks.locations import data_root
 from tasks.policies import POLICY
 from tasks.progress import reporter, say_and_log
-from tasks.references import data_root
 
 if TYPE_CHECKING:
     from sparse_probing.warehouse.reads import Run

@@ -12,10 +12,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from sparse_probing.errors import CheckFailure, DamageError
 from sparse_probing.settings import load_settings
 from sparse_probing.store.locks import held
+from tasks.locations import data_root
 from tasks.logs import logged
 from tasks.policies import POLICY
 from tasks.progress import say_and_log, step
-from tasks.references import data_root
 
 if TYPE_CHECKING:
     from sparse_probing.warehouse.checks import CheckResult
@@ -64,8 +64,8 @@ def _check(run_ids: list[str]) -> list[CheckResult]:
 
 
 def _load() -> LoadReport:
+    from sparse_probing.runs.comparing import intervals
     from sparse_probing.warehouse import comparing, loading
-    from tasks.comparisons import intervals
 
     report = loading.load_results(_working(), data_root(), snapshot=load_settings().snapshot_path)
     comparing.compare(_working(), intervals)

@@ -1,5 +1,5 @@
 """Arrays in, frozen results out. Never paths, never tables."""
 
-from sparse_probing.probes.methods import METHODS, Method
+from sparse_probing.probes.registry import METHODS, Method
 
 __all__ = ["METHODS", "Method"]

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_probing.errors import InputError
-from sparse_probing.probes.counts import count_levels, quantise
 from sparse_probing.probes.data import ProbeData
-from sparse_probing.probes.levels import frequency_bins, moments, mutual_information, power_sums
-from sparse_probing.probes.logistic import fit_logistic
-from sparse_probing.probes.neuron_scores import NeuronScores
+from sparse_probing.probes.single.counts import count_levels, quantise
+from sparse_probing.probes.single.levels import frequency_bins, moments, mutual_information, power_sums
+from sparse_probing.probes.single.neuron_scores import NeuronScores
+from sparse_probing.probes.solvers.logistic import fit_logistic
 
 CRITERIA = ("mean_dif", "f_stat", "mi", "lr", "svm", "random")
 Floats = NDArray[np.float64]

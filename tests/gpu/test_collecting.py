@@ -12,7 +12,7 @@ from sparse_probing.activations import extract_dataset
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.models.loading import ResolvedModel
 from sparse_probing.neurons import collect
-from sparse_probing.probes.counts import LevelCounts, count_levels
+from sparse_probing.probes.single.counts import LevelCounts, count_levels
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.matrices import iterate_layers
 from sparse_probing.store.parquet import read_table

@@ -13,7 +13,7 @@ KEY, SECRET, ENCODED = "AKIAEXAMPLEKEY", "wJalr/UtnFEMI+K7MDENG", "wJalr%2FUtnFE
 SCRIPT = """
 import sys
 from sparse_probing.config import load_profile
-from tasks.references import located
+from tasks.locations import located
 from flows.study import study
 print(located("datasets/x"))
 study(profile=sys.argv[1], spec=load_profile(sys.argv[1]))

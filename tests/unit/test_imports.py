@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SIDE_BY_SIDE = {"datasets", "models", "activations", "store", "probes", "neurons", "warehouse"}
+SIDE_BY_SIDE = {"datasets", "models", "activations", "store", "probes", "neurons", "warehouse", "runs"}
 BASE = {"config", "settings", "errors", "credentials", "schemas", "mistakes"}
 MAY_USE = {
     "datasets": {"store"},
@@ -20,11 +20,12 @@ MAY_USE = {
     "warehouse": {"store"},
     "store": set(),
     "probes": set(),
+    "runs": {"probes", "store", "warehouse"},
 }
 HEAVY_ROOMS = {
     "torch": {"models", "activations", "neurons", "probes"},
     "transformers": {"models", "activations"},
-    "gurobipy": {"probes/integer_model.py"},
+    "gurobipy": {"probes/optimal/integer_model.py"},
     "duckdb": {"warehouse"},
     "great_expectations": {"warehouse"},
     "prefect": set(),

@@ -15,9 +15,9 @@ from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
 from sparse_probing.models.loading import ResolvedModel, load_model
 from sparse_probing.neurons import Collected, calibrate, collect, collecting, load_collected, save_collected
-from sparse_probing.probes.counts import LevelCounts, count_levels
 from sparse_probing.probes.labelling import SignedLabels
 from sparse_probing.probes.single import NeuronScores, score_counts, score_features
+from sparse_probing.probes.single.counts import LevelCounts, count_levels
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.labels import read_labels
 from sparse_probing.store.manifests import read_manifest

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sparse_probing.activations.quantisation import Ranges, encode, ranges_from_extremes
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.neurons.level_counts import LevelCollector, LevelTables
-from sparse_probing.probes.counts import LevelCounts, count_levels
 from sparse_probing.probes.labelling import SignedLabels
+from sparse_probing.probes.single.counts import LevelCounts, count_levels
 
 N_LAYERS, N_NEURONS, N_FEATURES = 2, 3, 3
 NAMES = tuple("abc")

@@ -13,18 +13,18 @@ import pytest
 
 from sparse_probing import schemas
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.probes import METHODS, permutations, uncertainty
-from sparse_probing.probes.baselines import feature_baselines
-from sparse_probing.probes.counts import count_levels
-from sparse_probing.probes.elastic_net import fit_elastic_net
-from sparse_probing.probes.heuristic import sparsity_sweep
+from sparse_probing.probes import METHODS, uncertainty
+from sparse_probing.probes.data import prepare, prepare_targets
+from sparse_probing.probes.experiments.baselines import feature_baselines
 from sparse_probing.probes.labelling import SignedLabels, as_signs
-from sparse_probing.probes.logistic import fit_logistic
 from sparse_probing.probes.metrics import classification_metrics
-from sparse_probing.probes.neuron_scores import NeuronScores
 from sparse_probing.probes.optimal import OptimalFit, fit_optimal, fit_optimal_path, fit_optimal_regression
-from sparse_probing.probes.regression import prepare_targets
 from sparse_probing.probes.single import score_features, score_neurons, trainable_features
+from sparse_probing.probes.single.counts import count_levels
+from sparse_probing.probes.single.neuron_scores import NeuronScores
+from sparse_probing.probes.solvers.elastic_net import fit_elastic_net
+from sparse_probing.probes.solvers.logistic import fit_logistic
+from sparse_probing.probes.uncertainty import permutations
 from tests.unit.probes.conftest import Planted
 
 CODINGS = {
@@ -66,14 +66,14 @@ def test_every_coding_of_two_classes_means_the_same(planted: Planted, coding: st
     assert fit_optimal(planted.values, planted.y, 2).coef.tolist() == fit_optimal(planted.values, y, 2).coef.tolist()
     found = count_levels(planted.X, y, planted.split)[0].counts
     np.testing.assert_array_equal(found, count_levels(planted.X, planted.y, planted.split)[0].counts)
-    assert feature_baselines(planted.X, y, planted.groups, dense=False, **planted.keywords)[0].metrics["train"]
+    assert feature_baselines(prepare(planted.X, y, planted.groups, **planted.keywords), dense=False)[0].metrics["train"]
     null = permutations.max_null(planted.X, y, planted.groups, split=planted.split, n_permutations=20)
     np.testing.assert_array_equal(
         null.p_value,
         permutations.max_null(planted.X, planted.y, planted.groups, split=planted.split, n_permutations=20).p_value,
     )
     short = [
-        uncertainty.neuron_intervals(wanted, planted.X, labels, planted.groups, [3], **planted.keywords)
+        uncertainty.neuron_intervals(wanted, prepare(planted.X, labels, planted.groups, **planted.keywords), [3])
         for labels in (planted.y, y)
     ]
     assert short[0] == short[1]
@@ -99,7 +99,7 @@ def test_a_row_without_a_label_is_marked_by_nan_or_by_the_mask(planted: Planted)
         assert_same(wanted, score_neurons(planted.X, y, planted.groups, labelled=~hidden, **planted.keywords))
     assert_same(wanted, score_features(planted.X, stored[:, None], labelled=~hidden, **planted.keywords)[0])
     assert wanted.class_sizes.sum() == (~hidden).sum()
-    fit = sparsity_sweep(planted.X, with_nan, planted.groups, k_values=(2,), **planted.keywords)[0]
+    fit = METHODS["heuristic_sparsity_sweep"](planted.X, with_nan, planted.groups, k_values=(2,), **planted.keywords)[0]
     masked = METHODS["heuristic_sparsity_sweep"](
         planted.X, planted.y > 0, planted.groups, labelled=~hidden, k_values=(2,), **planted.keywords
     )[0]
@@ -124,7 +124,7 @@ def test_minus_one_zero_and_one_are_not_guessed(planted: Planted) -> None:
         lambda: score_neurons(planted.X, y, split=planted.split),
         lambda: score_features(planted.X, y[:, None], split=planted.split),
         lambda: METHODS["dense_probe"](planted.X, y, split=planted.split),
-        lambda: sparsity_sweep(planted.X, y, split=planted.split),
+        lambda: METHODS["heuristic_sparsity_sweep"](planted.X, y, split=planted.split),
         lambda: fit_optimal(planted.values, y, 1),
         lambda: fit_optimal_path(planted.values, y, [1]),
         lambda: count_levels(planted.X, y, planted.split),

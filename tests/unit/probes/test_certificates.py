@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from sparse_probing.probes import METHODS, optimal
-from sparse_probing.probes.audits import audit_hinge
-from sparse_probing.probes.hinge_dual import HingeProblem
-from sparse_probing.probes.logistic import plain_scaled
 from sparse_probing.probes.optimal import fit_optimal
+from sparse_probing.probes.optimal.audits import audit_hinge
+from sparse_probing.probes.optimal.hinge_dual import HingeProblem
 from sparse_probing.probes.results import ProbeFit
+from sparse_probing.probes.solvers.logistic import plain_scaled
 from sparse_probing.schemas import PROBE_FITS
 
 N_NEURONS = 70
@@ -208,7 +208,7 @@ def test_what_cannot_be_audited_says_why(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (audit.audited_by, audit.message) == (None, "not audited: gurobipy is not installed.")
 
 
-EXACT = [name for name, method in METHODS.items() if method.is_exact]
+EXACT = [name for name, method in METHODS.items() if method.is_optimal]
 
 
 @pytest.mark.parametrize("name", EXACT)

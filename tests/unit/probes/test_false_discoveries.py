@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from sparse_probing.probes.false_discoveries import benjamini_hochberg, family_q_values
+from sparse_probing.probes.uncertainty.false_discoveries import benjamini_hochberg, family_q_values
 
 
 def test_benjamini_hochberg_equals_scipy() -> None:

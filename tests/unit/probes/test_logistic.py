@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from sparse_probing.probes import elastic_net, logistic
-from sparse_probing.probes.elastic_net import fit_elastic_net
-from sparse_probing.probes.logistic import balanced_weights, fit_logistic, plain_scaled, scale_activations
+from sparse_probing.probes.solvers import elastic_net, logistic
+from sparse_probing.probes.solvers.elastic_net import fit_elastic_net
+from sparse_probing.probes.solvers.logistic import balanced_weights, fit_logistic, plain_scaled, scale_activations
 
 
 def problem(n_samples: int, n_neurons: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

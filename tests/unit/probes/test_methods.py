@@ -12,12 +12,12 @@ from sklearn.linear_model import Ridge
 
 from sparse_probing import schemas
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.probes import METHODS, baselines
-from sparse_probing.probes.data import prepare
-from sparse_probing.probes.dense import dense_probe
-from sparse_probing.probes.heuristic import default_k_values, sparsity_sweep
+from sparse_probing.probes import METHODS
+from sparse_probing.probes.data import prepare, prepare_targets
+from sparse_probing.probes.experiments import baselines
+from sparse_probing.probes.experiments.heuristic import default_k_values
+from sparse_probing.probes.experiments.regression import _shuffled, target_baselines
 from sparse_probing.probes.ranking import CRITERIA, rank_neurons
-from sparse_probing.probes.regression import _shuffled, prepare_targets, target_baselines
 from sparse_probing.probes.results import ProbeFit, unfitted
 from sparse_probing.probes.single import score_neurons
 
@@ -40,6 +40,7 @@ REFERENCE = [
     "heuristic_sparse_regression_sweep",
 ]
 PLANTED = [3, 11, 20]
+SWEEP = "heuristic_sparsity_sweep"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_planted_supports_are_found(name, planted) -> None:
 
 
 def test_reported_coefficients_give_the_reported_metrics(planted) -> None:
-    for fit in sparsity_sweep(planted.X, planted.y, planted.groups, k_values=(1, 5, 30), **planted.keywords):
+    for fit in METHODS[SWEEP](planted.X, planted.y, planted.groups, k_values=(1, 5, 30), **planted.keywords):
         score = fit.intercept + planted.values[:, fit.support] @ fit.coef
         test = planted.split == 2
         right = float(np.mean((score[test] > 0) == (planted.y[test] > 0)))
@@ -129,11 +130,11 @@ def test_mean_difference_ranks_do_not_depend_on_scale(planted) -> None:
 
 def test_unknown_ranking_is_refused(arguments) -> None:
     with pytest.raises(InputError, match="known are"):
-        sparsity_sweep(*arguments[0], ranking="magic", **arguments[1])
+        METHODS[SWEEP](*arguments[0], ranking="magic", **arguments[1])
 
 
 def test_more_neurons_than_there_are_means_all_of_them(planted) -> None:
-    fits = sparsity_sweep(planted.X[:, :5], planted.y, split=planted.split, k_values=(2, 8, 64))
+    fits = METHODS[SWEEP](planted.X[:, :5], planted.y, split=planted.split, k_values=(2, 8, 64))
     assert [fit.k for fit in fits] == [2, 5]
 
 
@@ -160,9 +161,8 @@ def test_pruning_removes_the_strongest_neuron_each_time(planted) -> None:
 
 def test_baselines_tell_what_chance_tells(planted) -> None:
     token_ids = np.where(planted.y > 0, 5, 9) + np.random.default_rng(0).integers(0, 2, len(planted.y))
-    fits = baselines.feature_baselines(
-        planted.X, planted.y, planted.groups, token_ids=token_ids, n_bootstrap=50, **planted.keywords
-    )
+    data = prepare(planted.X, planted.y, planted.groups, **planted.keywords)
+    fits = baselines.feature_baselines(data, token_ids=token_ids, n_bootstrap=50)
     by_variant = {fit.variant: fit for fit in fits}
     assert set(by_variant) == {"prevalence", "shuffled_labels", "random_rotation", "token_identity", "dense"}
     test = planted.split == 2
@@ -190,7 +190,9 @@ def test_unseen_tokens_and_missing_ids(planted) -> None:
 def test_a_rotation_is_orthogonal_and_keeps_the_dense_probe(planted) -> None:
     rotation = baselines.random_rotation(40, 1)
     np.testing.assert_allclose(rotation.T @ rotation, np.eye(40), atol=1e-5)
-    assert dense_probe(planted.X, planted.y, planted.groups, **planted.keywords)[0].metrics["test"]["mcc"] > 0.9
+    assert (
+        METHODS["dense_probe"](planted.X, planted.y, planted.groups, **planted.keywords)[0].metrics["test"]["mcc"] > 0.9
+    )
 
 
 def test_dense_regression_equals_ridge(planted) -> None:
@@ -207,12 +209,8 @@ def test_dense_regression_equals_ridge(planted) -> None:
 def test_regression_baselines_know_less_than_the_probe(planted) -> None:
     target = planted.values[:, PLANTED].sum(axis=1)
     token_ids = np.arange(len(target)) % 7
-    found = {
-        fit.variant: fit
-        for fit in target_baselines(
-            planted.X, target, planted.groups, token_ids=token_ids, n_bootstrap=50, rng=0, **planted.keywords
-        )
-    }
+    data = prepare_targets(planted.X, target, planted.groups, **planted.keywords)
+    found = {fit.variant: fit for fit in target_baselines(data, token_ids=token_ids, n_bootstrap=50, rng=0)}
     probe = METHODS["heuristic_sparse_regression_sweep"](
         planted.X, target, planted.groups, k_values=(3,), **planted.keywords
     )[0]
@@ -227,11 +225,11 @@ def test_regression_baselines_know_less_than_the_probe(planted) -> None:
 def test_baselines_of_targets_that_are_mostly_at_their_largest(planted) -> None:
     # The median is the maximum, so that no target lies above it.
     target = np.where(planted.values[:, PLANTED[0]] > np.quantile(planted.values[:, PLANTED[0]], 0.3), 1.0, 0.0)
-    fits = target_baselines(planted.X, target, planted.groups, rng=0, **planted.keywords)
+    data = prepare_targets(planted.X, target, planted.groups, **planted.keywords)
+    fits = target_baselines(data, rng=0)
     shuffled = next(fit for fit in fits if fit.variant == "shuffled_labels")
     assert np.isfinite(shuffled.coef).all()
     assert shuffled.metrics["test"]["r2"] < 0.2
-    data = prepare_targets(planted.X, target, planted.groups, **planted.keywords)
     assert 0 < _shuffled(data, np.random.default_rng(0)).positive[data.rows("train")].sum() < len(data.rows("train"))
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.probes import integer_model, optimal
-from sparse_probing.probes.hinge_dual import HingeProblem
-from sparse_probing.probes.optimal import scale_for_optimal
-from sparse_probing.probes.squared_dual import SquaredProblem
+from sparse_probing.probes import optimal
+from sparse_probing.probes.optimal import integer_model, scale_for_optimal
+from sparse_probing.probes.optimal.hinge_dual import HingeProblem
+from sparse_probing.probes.optimal.squared_dual import SquaredProblem
 
 # What is proved is compared with the problem on X itself; `test_answers` has the defaults.
 fit_optimal = functools.partial(optimal.fit_optimal, standardise=False)

@@ -8,12 +8,12 @@ import gurobipy as gp
 import numpy as np
 import pytest
 
-from sparse_probing.probes.cuts import Cut, fix, make_cut, solve_by_columns
-from sparse_probing.probes.hinge_dual import HingeProblem, _best_intercept
-from sparse_probing.probes.incumbents import Incumbent, complete, improve_by_exchange
-from sparse_probing.probes.interior_point import repair, solve_relaxation, top_sum
-from sparse_probing.probes.squared_dual import SquaredProblem
-from sparse_probing.probes.tree import Tree
+from sparse_probing.probes.optimal.cuts import Cut, fix, make_cut, solve_by_columns
+from sparse_probing.probes.optimal.hinge_dual import HingeProblem, _best_intercept
+from sparse_probing.probes.optimal.incumbents import Incumbent, complete, improve_by_exchange
+from sparse_probing.probes.optimal.interior_point import repair, solve_relaxation, top_sum
+from sparse_probing.probes.optimal.squared_dual import SquaredProblem
+from sparse_probing.probes.optimal.tree import Tree
 
 NOTHING = np.array([], dtype=np.intp)
 

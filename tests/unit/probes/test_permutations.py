@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm
 
-from sparse_probing.probes.false_discoveries import family_q_values
 from sparse_probing.probes.labelling import SignedLabels
-from sparse_probing.probes.permutations import TIMES_MORE, max_null, permute_labels, sequential_p_value
 from sparse_probing.probes.splits import group_split
+from sparse_probing.probes.uncertainty.false_discoveries import family_q_values
+from sparse_probing.probes.uncertainty.permutations import TIMES_MORE, max_null, permute_labels, sequential_p_value
 
 
 def null_layer(seed: int, tokens: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,17 +12,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import mutual_info_score
 
 from sparse_probing.errors import DataError
-from sparse_probing.probes import levels
-from sparse_probing.probes.counts import LevelCounts, count_levels, quantise
 from sparse_probing.probes.labelling import SignedLabels
 from sparse_probing.probes.metrics import classification_metrics
 from sparse_probing.probes.single import (
     NeuronScores,
+    levels,
     score_counts,
     score_features,
     score_neurons,
     trainable_features,
 )
+from sparse_probing.probes.single.counts import LevelCounts, count_levels, quantise
 from sparse_probing.schemas import CLASSIFICATION_METRICS, SPLITS
 
 ARRAYS = ("coef", "intercept", "coef_scaled", "converged", "best_threshold", "best_direction", "mean_difference")

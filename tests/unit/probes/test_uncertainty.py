@@ -10,6 +10,7 @@ from scipy.stats import beta
 from sklearn.metrics import matthews_corrcoef, r2_score
 
 from sparse_probing.errors import DataError, InputError
+from sparse_probing.probes.data import prepare
 from sparse_probing.probes.single import score_neurons
 from sparse_probing.probes.uncertainty import (
     difference_interval,
@@ -148,7 +149,8 @@ def test_names_and_order_of_groups_do_not_matter_to_what_is_measured() -> None:
 def test_neuron_intervals_surround_the_reported_mcc(planted) -> None:
     scores = score_neurons(planted.X, planted.y, planted.groups, **planted.keywords)
     neurons = np.array([3, 11, 20])
-    low, high = neuron_intervals(scores, planted.X, planted.y, planted.groups, neurons, **planted.keywords)
+    data = prepare(planted.X, planted.y, planted.groups, **planted.keywords)
+    low, high = neuron_intervals(scores, data, neurons)
     mcc = scores.metrics["test"]["mcc"][neurons]
     assert (low < mcc).all()
     assert (mcc <= high + 1e-9).all()

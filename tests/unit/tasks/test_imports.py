@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[3]
 SHARED = [
     *(
         path
-        for room in ("datasets", "models", "probes", "store")
-        for path in (ROOT / "sparse_probing" / room).glob("*.py")
+        for room in ("datasets", "models", "probes", "runs", "store")
+        for path in (ROOT / "sparse_probing" / room).rglob("*.py")
     ),
-    *(ROOT / "tasks" / f"{name}.py" for name in ("datasets", "layers", "models", "policies", "probes", "progress")),
+    *(ROOT / "tasks" / f"{name}.py" for name in ("datasets", "models", "policies", "probes", "progress")),
 ]
 # Imported inside of functions that one task at a time calls.
 ALONE = {
@@ -113,7 +113,7 @@ def test_the_search_finds_what_it_is_for(early: set[str]) -> None:
 
 
 def test_every_method_is_among_what_is_imported_early() -> None:
-    homes = {f"sparse_probing.probes.{method.function.partition(':')[0]}" for method in METHODS.values()}
+    homes = {f"sparse_probing.probes.experiments.{method.function.partition(':')[0]}" for method in METHODS.values()}
     assert homes <= set(imports.FOR_PROBES)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sparse_probing.probes.uncertainty import difference_interval, r2_difference_interval
+from sparse_probing.runs.comparing import intervals
 from sparse_probing.store.predictions import pack, pack_groups
 from sparse_probing.warehouse.comparing import compare
 from sparse_probing.warehouse.loading import forget_runs
 from sparse_probing.warehouse.working import open_usable
-from tasks.comparisons import intervals
 from tests.sql.rows import insert
 
 N = 60

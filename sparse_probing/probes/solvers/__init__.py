@@ -1,0 +1,1 @@
+"""Solvers of penalised logistic regressions. What they are used for is not their business."""
