@@ -33,7 +33,8 @@ from sparse_probing.activations.capture import BatchRule, collate
 from sparse_probing.activations.plan import Corpus, plan_batches, plan_shards, read_corpus
 from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.models.hooks import find_points
-from sparse_probing.models.loading import ResolvedModel, load_model, load_tokenizer, resolve_model
+from sparse_probing.models.loading import load_model, load_tokenizer, resolve_model
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
 

@@ -18,11 +18,13 @@ from flows.publishing import publish_results
 from flows.surroundings import prepare_environment
 from sparse_probing.config import ModelSpec, StudySpec, load_profile
 from sparse_probing.errors import DamageError
+from sparse_probing.planning import plan_study
 from sparse_probing.settings import load_settings
 from tasks.datasets import resolve_model
 from tasks.logs import log, logged
 from tasks.preflight import refuse_the_impossible
 from tasks.repair import set_aside_damage
+from tasks.warehouse import raise_failed_checks
 
 # A disk that spoils more than this while one model is studied is not one to go on with.
 MOST_REPAIRS = 5
@@ -46,43 +48,57 @@ def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
     """
     # A worker's process, too: a pool does not set the environment of its runs.
     prepare_environment()
-    plan = spec or load_profile(profile)
-    refuse_the_impossible(plan)
-    with _patience(), logged(f"Study {plan.name} is done") as numbers:
+    study_spec = spec or load_profile(profile)
+    refuse_the_impossible(study_spec)
+    with _patience(), logged(f"Study {study_spec.name} is done") as numbers:
         log(
-            f"Study {plan.name}",
-            models=len(plan.models),
-            collections=len(plan.collections),
-            hooks=len(plan.extractions),
+            f"Study {study_spec.name}",
+            models=len(study_spec.models),
+            collections=len(study_spec.collections),
+            hooks=len(study_spec.extractions),
             data=load_settings().shown_data,
         )
-        run_ids = _run(plan)
+        run_ids = _run(study_spec)
         numbers["runs"] = len(run_ids)
         return run_ids
 
 
-def _run(plan: StudySpec) -> list[str]:
-    # Every model, before anything is done with the first.
-    for model in plan.models:
-        resolve_model(model, plan.collections, plan.extractions)
-    return [run_id for model in plan.models for run_id in _of_model(plan, model)]
+def _run(spec: StudySpec) -> list[str]:
+    plan = plan_study(spec, load_settings())
+    if plan.is_finished:
+        log(f"Study {spec.name} was finished", runs=len(plan.run_ids))
+        raise_failed_checks(list(plan.failed_checks))
+        return plan.run_ids
+    # Every model that is needed, before anything is done with the first.
+    for model in spec.models:
+        if not all(pair.is_extracted for pair in plan.of_model(model)):
+            resolve_model(model, spec.collections, spec.extractions)
+    return [run_id for model in spec.models for run_id in _of_model(spec, model)]
 
 
-def _of_model(plan: StudySpec, model: ModelSpec) -> list[str]:
+def _of_model(spec: StudySpec, model: ModelSpec) -> list[str]:
     """One model through all steps. What turns out to be damaged is set aside, and the steps begin anew: they find the rest."""
     for _ in range(MOST_REPAIRS):
         try:
-            return _steps(plan, model)
+            return _steps(spec, model)
         except DamageError as damage:
             set_aside_damage(damage.path)
-    return _steps(plan, model)
+    return _steps(spec, model)
 
 
-def _steps(plan: StudySpec, model: ModelSpec) -> list[str]:
-    datasets = build_datasets(model, plan.collections)
-    activations = extract_all(model, datasets, plan.extractions)
-    run_ids = probe_all(plan, model, datasets, activations)
-    publish_results(run_ids, plan.name)
+def _steps(spec: StudySpec, model: ModelSpec) -> list[str]:
+    pairs = plan_study(spec.model_copy(update={"models": (model,)}), load_settings()).pairs
+    datasets = [str(pair.dataset.path) for pair in pairs]
+    activations = [[str(one.path) for one in pair.activations] for pair in pairs]
+    # What is extracted needs no model, and no second look at its text.
+    left = [place for place, pair in enumerate(pairs) if not pair.is_extracted]
+    if left:
+        built = build_datasets(model, tuple(pairs[place].collection for place in left))
+        extracted = extract_all(model, built, spec.extractions)
+        for place, dataset, paths in zip(left, built, extracted, strict=True):
+            datasets[place], activations[place] = dataset, paths
+    run_ids = probe_all(spec, model, datasets, activations)
+    publish_results(run_ids, spec.name)
     return run_ids
 
 

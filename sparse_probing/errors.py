@@ -6,6 +6,8 @@ it); the command line prints it on one line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sparse_probing.credentials import without_secrets
 
 
@@ -77,3 +79,11 @@ class DataError(SparseProbingError):
 
 class CheckFailure(SparseProbingError):
     """A validation check of severity error failed. Everything was published before this was raised."""
+
+    @classmethod
+    def of_results(cls, failed: Sequence[str]) -> CheckFailure:
+        """The failure of some checks, a line each."""
+        return cls(
+            f"{len(failed)} validation check(s) of severity error failed: {'; '.join(failed)}.",
+            remedy="Results are published; see: sparse-probing check",
+        )

@@ -16,6 +16,7 @@ from sparse_probing.errors import InputError
 DATA_VARIABLE = "SPARSE_PROBING_DATA"
 DEVICE_VARIABLE = "SPARSE_PROBING_DEVICE"
 SNAPSHOT_NAME = "results.duckdb"
+WORKING_NAME = "working.duckdb"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Settings:
     def snapshot_path(self) -> Path:
         """The published, read-only database."""
         return self.local_dir / SNAPSHOT_NAME
+
+    @property
+    def working_path(self) -> Path:
+        """The database that results are loaded into, before it is published."""
+        return self.local_dir / WORKING_NAME
 
     @property
     def models_dir(self) -> Path:

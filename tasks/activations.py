@@ -28,16 +28,16 @@ def extract_activations(
 
     With `shard` (i, n) only part i of n; artifacts are finished when the last part is.
     """
-    from sparse_probing.activations import estimate
     from sparse_probing.activations import extraction as engine
+    from sparse_probing.activations import naming
 
     settings, began = load_settings(), time.monotonic()
     resolved = resolved_model(model)
     source = located(dataset)
     dataset_digest = read_manifest(source).digest
     # Two names of one hook have one artifact.
-    wanted = {engine.activations_digest(spec, resolved, dataset_digest): spec for spec in extractions}
-    folders = {digest: engine.activations_folder(data_root(), resolved, dataset_digest, digest) for digest in wanted}
+    wanted = {naming.activations_digest(spec, resolved, dataset_digest): spec for spec in extractions}
+    folders = {digest: naming.activations_folder(data_root(), resolved, dataset_digest, digest) for digest in wanted}
     references = [relative(folder) for folder in folders.values()]
     with ExitStack() as owned:
         # Parts of one extraction work side by side in its folder.
@@ -49,9 +49,6 @@ def extract_activations(
         if not missing:
             _log_extracted(model, dataset, folders, found, began)
             return references
-        # Refused before the first forward pass, with what would make it fit.
-        cost = estimate.estimate(source, resolved, missing, device=settings.device, trial_tokens=0)
-        estimate.check_space(cost, data_root(), missing[0])
         # Parts have a device each, and wait for each other: one at a time they would wait for ever.
         if shard is None:
             owned.enter_context(one_at_a_time())

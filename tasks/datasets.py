@@ -7,7 +7,6 @@ from prefect import task
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec
 from sparse_probing.datasets.sources import NO_LABEL, NO_TEXT, Skipped
 from sparse_probing.errors import CheckFailure
-from sparse_probing.store.datasets import dataset_frames
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
 from tasks.locations import data_root, folder_collection, located, relative
@@ -95,7 +94,7 @@ def check_dataset(dataset: str) -> str:
 
     collection = folder_collection(dataset)
     with step(f"Check {collection}"), logged("Dataset checked", collection=collection) as numbers:
-        results = checks.check_dataset(*dataset_frames(located(dataset)))
+        results = checks.check_stored_dataset(located(dataset))
         failed = checks.failed_errors(results)
         numbers |= {"checks": len(results), "failed": len(failed)}
     if failed:

@@ -9,7 +9,7 @@ from sparse_probing.settings import load_settings
 from tasks.locations import data_root
 
 if TYPE_CHECKING:
-    from sparse_probing.models.loading import ResolvedModel
+    from sparse_probing.models.resolved import ResolvedModel
 
 
 def resolved_model(model: ModelSpec) -> ResolvedModel:

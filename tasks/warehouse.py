@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from sparse_probing.warehouse.checks import CheckResult
     from sparse_probing.warehouse.loading import LoadReport
 
-WORKING_NAME = "working.duckdb"
 Answer = TypeVar("Answer")
 
 
 def _working() -> Path:
-    return load_settings().local_dir / WORKING_NAME
+    return load_settings().working_path
 
 
 def _alone(act: Callable[[], Answer]) -> Answer:
@@ -34,7 +33,7 @@ def _alone(act: Callable[[], Answer]) -> Answer:
     from sparse_probing.warehouse import connection
 
     working = _working()
-    with held(working.with_name(f"{WORKING_NAME}.lock"), what="the results database", say=say_and_log):
+    with held(working.with_name(f"{working.name}.lock"), what="the results database", say=say_and_log):
         connection.wait_until_free(working, say=say_and_log)
         try:
             return act()
@@ -192,10 +191,7 @@ def write_report(run_ids: list[str], study: str) -> str:
 def raise_failed_checks(failed: list[str]) -> None:
     """Raise `CheckFailure` if there is anything to raise it for; all is published by now."""
     if failed:
-        raise CheckFailure(
-            f"{len(failed)} validation check(s) of severity error failed: {'; '.join(failed)}.",
-            remedy="Results are published; see: sparse-probing check",
-        )
+        raise CheckFailure.of_results(failed)
 
 
 def check_again(run_ids: list[str]) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 
 from sparse_probing import schemas
 from sparse_probing.config import ModelSpec
-from sparse_probing.models.loading import ResolvedModel, resolve_model
+from sparse_probing.models.loading import resolve_model
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import write_manifest
 from sparse_probing.store.parquet import write_table

@@ -20,13 +20,20 @@ from torch import nn
 from sparse_probing.activations.capture import BatchRule, Capture, collate
 from sparse_probing.activations.columns import choose_columns
 from sparse_probing.activations.encoding import BUFFERS
-from sparse_probing.activations.extraction import plan_row_bytes
-from sparse_probing.activations.plan import Corpus, calibration_shards, plan_batches, plan_shards, read_corpus
+from sparse_probing.activations.plan import (
+    Corpus,
+    calibration_shards,
+    plan_batches,
+    plan_row_bytes,
+    plan_shards,
+    read_corpus,
+)
 from sparse_probing.activations.self_check import check_model
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.hooks import HookPoint, canonical_hook
-from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
+from sparse_probing.models.loading import choose_device, load_model
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.matrices import STORAGE_DTYPES
 
@@ -96,15 +103,28 @@ def estimate(
         As `extract_dataset` does.
     """
     specs = [spec] if isinstance(spec, ExtractionSpec) else list(spec)
-    first = specs[0]
     device = choose_device(device)
     model = load_model(resolved, device=device)
     corpus = read_corpus(
         dataset,
         bos_token_id=getattr(getattr(model, "config", None), "bos_token_id", None),
-        next_token=first.next_token,
-        positions=first.positions,
+        next_token=specs[0].next_token,
+        positions=specs[0].positions,
     )
+    return estimate_loaded(model, corpus, resolved, specs, device=device, trial_tokens=trial_tokens)
+
+
+def estimate_loaded(
+    model: nn.Module,
+    corpus: Corpus,
+    resolved: ResolvedModel,
+    specs: Sequence[ExtractionSpec],
+    *,
+    device: str,
+    trial_tokens: int = TRIAL_TOKENS,
+) -> Estimate:
+    """As `estimate`, of a model and a corpus that are in memory."""
+    first = specs[0]
     shards = plan_shards(corpus, shard_tokens=first.shard_tokens, row_bytes=plan_row_bytes(model, resolved))
     n_rows, n_tokens = len(corpus.selection), int(corpus.lengths.sum())
     most_rows = max(shard.n_rows for shard in shards)

@@ -9,7 +9,6 @@ say of several hooks; each gets the bytes that it would have got alone. Layout: 
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,16 +21,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_probing import config
 from sparse_probing.activations.capture import Capture, collate
 from sparse_probing.activations.encoding import Buffer, Outlet
-from sparse_probing.activations.plan import Corpus, Shard, plan_batches, plan_shards, read_corpus
+from sparse_probing.activations.estimate import check_space, estimate_loaded
+from sparse_probing.activations.naming import activations_digest, activations_folder
+from sparse_probing.activations.plan import Corpus, Shard, plan_batches, plan_row_bytes, plan_shards, read_corpus
 from sparse_probing.activations.self_check import check_model
 from sparse_probing.activations.targets import Need, Target
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, InputError
-from sparse_probing.models.hooks import HookPoint, canonical_hook
-from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
+from sparse_probing.models.hooks import HookPoint
+from sparse_probing.models.loading import choose_device, load_model
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import find_manifest, read_manifest
 
@@ -41,36 +42,6 @@ Progress = Callable[[int, int], None]
 MAY_DIFFER = frozenset({"hook", "layers", "neurons", "storage_dtype"})
 # After running out of memory, batches grow again once this many shards went well.
 _SHARDS_BEFORE_RAISE = 8
-
-
-def activations_digest(spec: ExtractionSpec, resolved: ResolvedModel, dataset_digest: str) -> str:
-    """SHA-256 of what decides the stored numbers: spec, dataset, weights, dtype and attention implementation."""
-    inputs = {
-        "dataset": dataset_digest,
-        "weights": resolved.weights_digest,
-        "dtype": resolved.dtype,
-        "attention": resolved.attention,
-    }
-    named = spec.model_copy(update={"hook": canonical_hook(spec.hook)})
-    return config.digest(named, inputs=inputs, version=config.EXTRACTION_VERSION)
-
-
-def activations_folder(root: Location, resolved: ResolvedModel, dataset_digest: str, digest: str) -> Location:
-    """Where an extraction's artifact lies (or will lie)."""
-    model, revision = (re.sub(r"[^\w.\-]+", "-", part) for part in (resolved.short_name, resolved.revision[:12]))
-    return root / "activations" / f"{model}@{revision}" / config.activations_name(dataset_digest, digest)
-
-
-def plan_row_bytes(model: nn.Module, resolved: ResolvedModel | None) -> int:
-    """Bytes of a row of all MLP neurons of a model, one byte each: what `plan_shards` cuts by.
-
-    It is the same whatever is kept, so that all extractions of a model from a dataset have one plan, and can share passes.
-    """
-    if resolved is not None and resolved.n_layers * resolved.n_neurons:
-        return resolved.n_layers * resolved.n_neurons
-    names = ("num_hidden_layers", "hidden_size")
-    n_layers, width = (getattr(getattr(model, "config", None), name, 0) for name in names)
-    return 4 * int(n_layers or 0) * int(width or 0)
 
 
 def extract_dataset(
@@ -135,7 +106,7 @@ def extract_datasets(
     ArtifactError
         If the dataset is unfinished or damaged, or files cannot be written.
     InputError
-        If hook, layers, neurons or device are not there, or the specs cannot share a pass.
+        If hook, layers, neurons or device are not there, the specs cannot share a pass, or there is no room for the files.
     DataError
         If uint8 is asked for and no training row is there to take ranges from, or an activation is not a number.
     """
@@ -154,7 +125,8 @@ def extract_datasets(
     if not unfinished():
         return folders
     started = time.perf_counter()
-    model = load_model(resolved, device=choose_device(device))
+    device = choose_device(device)
+    model = load_model(resolved, device=device)
     corpus = read_corpus(
         dataset,
         bos_token_id=getattr(getattr(model, "config", None), "bos_token_id", None),
@@ -162,6 +134,8 @@ def extract_datasets(
         positions=specs[0].positions,
     )
     shards = plan_shards(corpus, shard_tokens=specs[0].shard_tokens, row_bytes=plan_row_bytes(model, resolved))
+    # Refused before the first forward pass, with what would make it fit.
+    check_space(estimate_loaded(model, corpus, resolved, specs, device=device, trial_tokens=0), root, specs[0])
     # Loading took its time: another part may have finished them by now.
     targets = [Target(model, corpus, shards, *wanted[digest], digest) for digest in unfinished()]
     if not targets:

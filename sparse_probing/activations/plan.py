@@ -9,7 +9,7 @@ no model, no activation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,11 @@ from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import Manifest, read_manifest
 from sparse_probing.store.parquet import read_table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sparse_probing.models.resolved import ResolvedModel
 
 # Raised when the same inputs would be cut in another way.
 PLAN_VERSION = 2
@@ -190,6 +195,18 @@ def read_corpus(
         selection=Selection(pooling, sequence.astype(np.int64), start.astype(np.int64), stop.astype(np.int64)),
         rows=rows,
     )
+
+
+def plan_row_bytes(model: nn.Module, resolved: ResolvedModel | None) -> int:
+    """Bytes of a row of all MLP neurons of a model, one byte each: what `plan_shards` cuts by.
+
+    It is the same whatever is kept, so that all extractions of a model from a dataset have one plan, and can share passes.
+    """
+    if resolved is not None and resolved.n_layers * resolved.n_neurons:
+        return resolved.n_layers * resolved.n_neurons
+    names = ("num_hidden_layers", "hidden_size")
+    n_layers, width = (getattr(getattr(model, "config", None), name, 0) for name in names)
+    return 4 * int(n_layers or 0) * int(width or 0)
 
 
 def plan_shards(corpus: Corpus, *, shard_tokens: int, row_bytes: int) -> list[Shard]:

@@ -26,7 +26,7 @@ from sparse_probing.activations.shards import Losses, ShardStore
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError
 from sparse_probing.models.hooks import canonical_hook
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import FileEntry, find_manifest, write_manifest
 from sparse_probing.store.matrices import STORAGE_DTYPES

@@ -8,7 +8,8 @@ from typing import Any
 from sparse_probing.config import CollectionSpec, ExtractionSpec
 from sparse_probing.models.hooks import canonical_hook, check_layers
 from sparse_probing.models.limits import check_length, check_tokens
-from sparse_probing.models.loading import ResolvedModel, without_weights
+from sparse_probing.models.loading import without_weights
+from sparse_probing.models.resolved import ResolvedModel
 
 
 def check_fits(

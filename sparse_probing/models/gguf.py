@@ -6,8 +6,6 @@ The converted folder appears in one step or not at all. Nothing here is about an
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,14 +19,10 @@ from transformers.utils import logging
 
 from sparse_probing.errors import InputError
 from sparse_probing.models.complete import check_gguf_complete
+from sparse_probing.models.resolved import converted_folder
 
-# Raised when the same file would be converted to other weights.
-CONVERTER_VERSION = 1
 SAVED_DTYPE = torch.bfloat16
 LOADING_TRIES = 3
-_SAMPLE_BYTES = 1 << 20
-# File systems allow 255 bytes for a name.
-_STEM_BYTES = 200
 
 
 @contextmanager
@@ -59,18 +53,6 @@ def _parsed_once() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(gguf, name, original)
-
-
-def converted_folder(gguf: Path, models_dir: Path) -> Path:
-    """Where the converted model lies: named by the file's name, size and first and last bytes."""
-    size = gguf.stat().st_size
-    hasher = hashlib.sha256(f"{CONVERTER_VERSION}:{size}:".encode())
-    with gguf.open("rb") as stream:
-        hasher.update(stream.read(_SAMPLE_BYTES))
-        stream.seek(max(0, size - _SAMPLE_BYTES))
-        hasher.update(stream.read(_SAMPLE_BYTES))
-    stem = os.fsencode(gguf.stem)[:_STEM_BYTES].decode(errors="ignore")
-    return models_dir / f"{stem}-{hasher.hexdigest()[:12]}"
 
 
 def convert_gguf(gguf: Path, models_dir: Path) -> Path:

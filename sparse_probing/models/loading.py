@@ -6,8 +6,6 @@ Safetensors only; code that comes with a model is never run. What is hooked wher
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,60 +21,27 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models import limits
-from sparse_probing.models.complete import TOKENIZER_FILES, WEIGHTS_PATTERN, check_complete
+from sparse_probing.models.complete import check_complete
 from sparse_probing.models.gguf import convert_gguf, no_progress_bars
 from sparse_probing.models.hooks import count_neurons
 from sparse_probing.models.precision import fastest_dtype, stored_dtype
+from sparse_probing.models.resolved import (
+    ModelFacts,
+    ResolvedModel,
+    dtype_choice,
+    keep_facts,
+    kept_facts,
+    model_files,
+    plain_dtype,
+    resolved,
+)
 from sparse_probing.models.sources import Source, check_tokenizer, find_source
 from sparse_probing.models.sources import preflight as preflight
 
-_CACHE_FOLDER = "resolved"
-_CACHE_VERSION = 3
 _CHUNK_BYTES = 1 << 22
 
 # The value kept under a name, decided by the second argument if there is none yet.
 KeepFirst = Callable[[str, Callable[[], str]], str]
-
-
-@dataclass(frozen=True)
-class ResolvedModel:
-    """A model whose files are on this machine, with everything that decides its activations.
-
-    Attributes
-    ----------
-    folder:
-        Folder with configuration, safetensors and tokenizer.
-    short_name, id:
-        As in the spec.
-    revision:
-        Commit of a hub repository, version of a package, or ``local``.
-    architecture:
-        The configuration's model type, such as ``gpt_neox``.
-    n_layers, n_neurons:
-        Blocks, and MLP neurons in the widest; 0 where the modules do not tell.
-    n_positions, n_embeddings:
-        Longest sequence and number of token ids that the model has embeddings for; None where nothing limits them.
-    weights_digest, tokenizer_digest:
-        SHA-256 (hex) over names and contents of the files.
-    dtype:
-        What the model runs in: never ``auto``.
-    attention:
-        As in the spec.
-    """
-
-    folder: Path
-    short_name: str
-    id: str
-    revision: str
-    architecture: str
-    n_layers: int
-    n_neurons: int
-    weights_digest: str
-    tokenizer_digest: str
-    dtype: str
-    attention: str
-    n_positions: int | None = None
-    n_embeddings: int | None = None
 
 
 def resolve_model(
@@ -103,34 +68,18 @@ def resolve_model(
     source = find_source(spec)
     folder = _folder(source, models_dir)
     facts = _described(folder, models_dir)
-    if spec.attention == "sdpa" and not facts["has_sdpa"]:
+    if spec.attention == "sdpa" and not facts.has_sdpa:
         raise InputError(
-            f"Architecture {facts['architecture']!r} has no attention 'sdpa'.", remedy='Set models.attention = "eager".'
+            f"Architecture {facts.architecture!r} has no attention 'sdpa'.", remedy='Set models.attention = "eager".'
         )
-    dtype: str = spec.dtype
-    if dtype == "auto" and facts["stored_dtype"] == "float32":
-        dtype = "float32"
-    elif dtype == "auto":
+    dtype = plain_dtype(spec, facts)
+    if dtype is None:
 
         def choose() -> str:
-            return fastest_dtype(facts["stored_dtype"], choose_device(device))
+            return fastest_dtype(facts.stored_dtype, choose_device(device))
 
-        dtype = keep_first(f"dtype-{facts['weights_digest'][:16]}", choose) if keep_first else choose()
-    return ResolvedModel(
-        folder=folder,
-        short_name=spec.short_name,
-        id=spec.id,
-        revision=source.revision,
-        architecture=facts["architecture"],
-        n_layers=facts["n_layers"],
-        n_neurons=facts["n_neurons"],
-        weights_digest=facts["weights_digest"],
-        tokenizer_digest=facts["tokenizer_digest"],
-        dtype=dtype,
-        attention=spec.attention,
-        n_positions=facts["n_positions"],
-        n_embeddings=facts["n_embeddings"],
-    )
+        dtype = keep_first(dtype_choice(facts), choose) if keep_first else choose()
+    return resolved(spec, source, folder, facts, dtype)
 
 
 def local_folder(spec: ModelSpec, *, models_dir: Path) -> Path:
@@ -234,32 +183,20 @@ def _folder(source: Source, models_dir: Path) -> Path:
     return convert_gguf(source.path, models_dir) if source.is_gguf else source.path
 
 
-def _described(folder: Path, models_dir: Path) -> dict[str, Any]:
+def _described(folder: Path, models_dir: Path) -> ModelFacts:
     """Digests and shape of a model's folder, from the cache if no file changed since."""
-    weights = sorted(folder.glob(WEIGHTS_PATTERN))
-    tokenizer = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
-    state = [
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in [folder / "config.json", *weights, *tokenizer]
-    ]
-    key = hashlib.sha256(json.dumps([_CACHE_VERSION, str(folder.resolve()), state]).encode()).hexdigest()
-    cached = models_dir / _CACHE_FOLDER / f"{key}.json"
-    try:
-        found: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
-        return found
-    except (OSError, ValueError):
-        pass
+    kept = kept_facts(folder, models_dir)
+    if kept is not None:
+        return kept
     check_complete(folder)
-    facts = {
+    weights, tokenizer = model_files(folder)
+    facts = ModelFacts(
         **asdict(_shape(folder)),
-        "stored_dtype": stored_dtype(weights),
-        "weights_digest": _digest_files(weights),
-        "tokenizer_digest": _digest_files(tokenizer),
-    }
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cached.with_name(f".tmp-{cached.name}-{os.getpid()}")
-    temporary.write_text(json.dumps(facts), encoding="utf-8")
-    temporary.replace(cached)
+        stored_dtype=stored_dtype(weights),
+        weights_digest=_digest_files(weights),
+        tokenizer_digest=_digest_files(tokenizer),
+    )
+    keep_facts(facts, folder, models_dir)
     return facts
 
 

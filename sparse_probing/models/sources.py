@@ -166,6 +166,30 @@ def find_source(spec: ModelSpec) -> Source:
     return _download(spec) if is_hub_id(spec) else find_local(spec)
 
 
+def find_here(spec: ModelSpec) -> Source | None:
+    """As `find_source`, but downloads nothing: None if a hub repository's revision, as the hub knows it now, is not here.
+
+    Where the hub is out of reach the revision that it was when the files were downloaded counts.
+
+    Raises
+    ------
+    InputError
+        As `find_source`.
+    """
+    if not is_hub_id(spec):
+        return find_local(spec)
+    import huggingface_hub
+
+    info = _hub_info(spec)
+    try:
+        folder = huggingface_hub.snapshot_download(
+            spec.id, revision=spec.revision if info is None else info.sha, local_files_only=True
+        )
+    except OSError:
+        return None
+    return _inside(Path(folder), f"hub repository {spec.id}", Path(folder).name, _REMEDY_HUB)
+
+
 def find_local(spec: ModelSpec) -> Source:
     """Files of a package, folder or GGUF file.
 

@@ -20,12 +20,13 @@ from torch import nn
 
 from sparse_probing import config
 from sparse_probing.activations.capture import Capture, collate
-from sparse_probing.activations.extraction import activations_digest, plan_row_bytes
+from sparse_probing.activations.naming import activations_digest
 from sparse_probing.activations.plan import (
     Corpus,
     Shard,
     calibration_shards,
     plan_batches,
+    plan_row_bytes,
     plan_shards,
     read_corpus,
 )
@@ -34,7 +35,8 @@ from sparse_probing.activations.self_check import check_model
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.models.hooks import canonical_hook, find_points
-from sparse_probing.models.loading import ResolvedModel, choose_device, load_model
+from sparse_probing.models.loading import choose_device, load_model
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.neurons.contexts import ContextCollector, TopContexts, context_table
 from sparse_probing.neurons.level_counts import LevelCollector, LevelTables
 from sparse_probing.neurons.statistics import NeuronStatistics, StatisticsCollector, check_finite

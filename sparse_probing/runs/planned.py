@@ -26,7 +26,7 @@ class PlannedRun:
     Attributes
     ----------
     run_id:
-        The first 16 characters of `run_digest`.
+        The first characters of `run_digest`.
     study:
         Name of the study that asked for it first.
     dataset, activations:
@@ -89,7 +89,7 @@ def plan_run(
     digest = run_digest(probing, dataset_digest=dataset_manifest.digest, activations_digest=activations_manifest.digest)
     facts = activations_manifest.facts
     return PlannedRun(
-        run_id=digest[:16],
+        run_id=digest[: results.RUN_ID_LENGTH],
         study=study,
         model=model,
         collection=collection,
@@ -99,7 +99,7 @@ def plan_run(
         hook=facts["hook"],
         revision=facts["revision"],
         layers=tuple(facts["layers"]),
-        finished=results.is_finished(root, digest[:16]),
+        finished=results.is_finished(root, digest[: results.RUN_ID_LENGTH]),
     )
 
 

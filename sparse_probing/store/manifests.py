@@ -189,6 +189,17 @@ def verify_files(folder: Location, manifest: Manifest, names: Iterable[str] | No
         check_bytes(folder / name, (folder / name).read_bytes(), manifest.files[name])
 
 
+def file_digest(location: Location) -> str:
+    """SHA-256 (hex) of a file.
+
+    Raises
+    ------
+    DamageError
+        If it is not there.
+    """
+    return hashlib.sha256(location.read_bytes()).hexdigest()
+
+
 def check_bytes(location: Location, data: bytes, entry: FileEntry) -> None:
     """Raise `DamageError` if `data`, read from `location`, is not what its entry says."""
     found = hashlib.sha256(data).hexdigest()

@@ -14,10 +14,12 @@ import pyarrow as pa
 from sparse_probing.errors import DamageError
 from sparse_probing.schemas import FIT_TIMES, RESULT_KINDS, TABLES, fragment
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import FileEntry, read_manifest, write_manifest
+from sparse_probing.store.manifests import MANIFEST_NAME, FileEntry, file_digest, read_manifest, write_manifest
 from sparse_probing.store.parquet import read_table, write_table
 from sparse_probing.store.soundness import is_whole
 
+# A run's id is the first characters of its digest.
+RUN_ID_LENGTH = 16
 PART_KINDS = ("neuron_scores", "probe_fits", "probe_supports", "test_predictions")
 
 
@@ -36,9 +38,20 @@ def is_finished(root: Location, run_id: str) -> bool:
     return all(is_whole(run_folder(root, kind, run_id)) for kind in RESULT_KINDS)
 
 
+def fragment_digests(root: Location, run_id: str) -> dict[str, str]:
+    """SHA-256 of the manifest of each fragment that a run has, by kind."""
+    manifests = {kind: run_folder(root, kind, run_id) / MANIFEST_NAME for kind in RESULT_KINDS}
+    return {kind: file_digest(manifest) for kind, manifest in manifests.items() if manifest.exists()}
+
+
 def layer_part(layer: int) -> str:
     """Name of a layer's part of a run."""
     return f"layer-{layer:02d}"
+
+
+def is_layer_part(part: str) -> bool:
+    """Whether a part's name is a layer's."""
+    return part.startswith("layer-")
 
 
 def best_part(layer: int) -> str:

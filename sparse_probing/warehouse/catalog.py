@@ -96,6 +96,18 @@ def create_views(connection: duckdb.DuckDBPyConnection) -> None:
         raise
 
 
+def has_todays_views(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the database's tables and views are those of `sql/`, word by word."""
+    import duckdb
+
+    question = "select view_name, sql from duckdb_views() where not internal order by view_name"
+    with duckdb.connect() as empty:
+        create_tables(empty)
+        create_views(empty)
+        wanted = empty.execute(question).fetchall()
+    return connection.execute(question).fetchall() == wanted and not table_differences(connection)
+
+
 def table_differences(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Where the database's tables differ from `schemas.TABLES`: one text per table, empty if they agree."""
     differences = []

@@ -6,11 +6,12 @@ Great Expectations cannot talk to DuckDB, so it is fed frames. Importing this mo
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ import pyarrow as pa
 
 from sparse_probing import schemas
 from sparse_probing.config import dataset_name
-from sparse_probing.errors import InputError
+from sparse_probing.errors import DamageError, InputError
 from sparse_probing.store.datasets import dataset_frames
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import find_manifest
+from sparse_probing.store.manifests import MANIFEST_NAME, file_digest, find_manifest
 from sparse_probing.warehouse import catalog
 from sparse_probing.warehouse.connection import one_line, open_working
 from sparse_probing.warehouse.working import is_damaged, writing
@@ -39,6 +40,9 @@ logging.getLogger("great_expectations.data_context.types.base").setLevel(logging
 VIEWS_SUITE = "check_views"
 FRAMES_SUITE = "entering_frames"
 DATASET_SUITE = "dataset"
+# Raised when `check_dataset` would find something else in the same dataset.
+DATASET_SUITE_VERSION = 1
+CHECKED_NAME = "checked.json"
 _DETAIL_CHARACTERS = 500
 
 
@@ -127,8 +131,8 @@ def run_checks(working: Path, run_ids: Iterable[str], root: Location) -> list[Ch
         for name, runs in frames.items():
             folder = root / "datasets" / name
             if find_manifest(folder) is not None:
-                # One reading serves all runs on a dataset.
-                found = check_dataset(*dataset_frames(folder))
+                # One look serves all runs on a dataset.
+                found = check_stored_dataset(folder)
                 results += [replace(result, run_id=run_id) for run_id in runs for result in found]
         order = {run_id: position for position, run_id in enumerate(wanted)}
         results.sort(key=lambda result: order[result.run_id])
@@ -151,6 +155,32 @@ def unchecked_runs(working: Path) -> list[str]:
 def failed_errors(results: Iterable[CheckResult]) -> list[CheckResult]:
     """The results that make a study fail: not passed, and of severity error."""
     return [result for result in results if not result.passed and result.severity == "error"]
+
+
+def check_stored_dataset(folder: Location) -> list[CheckResult]:
+    """`check_dataset` of a finished dataset; what was found is kept beside it, and not looked for again.
+
+    Raises
+    ------
+    ArtifactError
+        If the dataset is not finished, or its folder cannot be written to.
+    DamageError
+        If a file of it is damaged.
+    """
+    of = {"manifest_sha256": file_digest(folder / MANIFEST_NAME), "version": DATASET_SUITE_VERSION}
+    kept = folder / CHECKED_NAME
+    try:
+        found = json.loads(kept.read_bytes())
+        if found["of"] == of:
+            now = datetime.now(UTC)
+            return [CheckResult(**{**result, "checked_at": now}) for result in found["results"]]
+    except (DamageError, ValueError, KeyError, TypeError):
+        pass
+    results = check_dataset(*dataset_frames(folder))
+    # When it was checked differs from one time to the next: equal datasets have equal files.
+    rows = [{name: value for name, value in asdict(result).items() if name != "checked_at"} for result in results]
+    kept.write_bytes(json.dumps({"of": of, "results": rows}, indent=1).encode())
+    return results
 
 
 def check_dataset(sequences: pd.DataFrame, labels: pd.DataFrame, *, run_id: str = "") -> list[CheckResult]:

@@ -22,9 +22,10 @@ from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, Pro
 from sparse_probing.errors import ArtifactError, DamageError, InputError
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location, sync
-from sparse_probing.store.manifests import MANIFEST_NAME, Manifest, read_made, read_manifest
+from sparse_probing.store.manifests import MANIFEST_NAME, Manifest, file_digest, read_made, read_manifest
 from sparse_probing.store.parquet import read_table
 from sparse_probing.warehouse.connection import log_path, one_line
+from sparse_probing.warehouse.published import record_publication
 from sparse_probing.warehouse.working import copy_verified, discard, open_usable, temporary_beside, writing
 
 
@@ -154,6 +155,7 @@ def publish(working: Path, snapshot: Path) -> Path | None:
         log.unlink(missing_ok=True)
         os.replace(temporary, snapshot)
         sync(snapshot.parent)
+        record_publication(working, snapshot)
         return removed
     except (OSError, duckdb.Error) as error:
         raise ArtifactError(
@@ -213,7 +215,7 @@ def _find_fragments(root: Location) -> dict[str, list[_Fragment]]:
         for folder in (root / "results" / kind).children():
             manifest = folder / MANIFEST_NAME
             if manifest.exists():
-                digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+                digest = file_digest(manifest)
                 runs.setdefault(folder.name, []).append(_Fragment(kind, folder.name, folder, digest))
     # A run's `runs` fragment is written last: without it the run is still being written.
     return {run_id: runs[run_id] for run_id in sorted(runs) if any(one.kind == "runs" for one in runs[run_id])}

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
-import pandas as pd
 
 from sparse_probing.errors import InputError
 from sparse_probing.warehouse.connection import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _Row = TypeVar("_Row")
 

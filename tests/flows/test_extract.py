@@ -68,7 +68,7 @@ def test_two_parts_at_once_make_what_one_process_makes(tmp_path: Path, tiny_mode
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2", "1/0"])
 def test_a_part_that_cannot_be_is_one_clear_line(tmp_path: Path, tiny_model: Path, shard: str) -> None:
-    from flows.cli import _part
+    from flows.studies import _part
     from sparse_probing.errors import InputError
 
     with pytest.raises(InputError, match="expected I/N"):

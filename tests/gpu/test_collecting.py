@@ -10,7 +10,7 @@ import torch
 
 from sparse_probing.activations import extract_dataset
 from sparse_probing.config import ExtractionSpec
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.neurons import collect
 from sparse_probing.probes.single.counts import LevelCounts, count_levels
 from sparse_probing.store.filesystem import Location

@@ -13,7 +13,7 @@ import torch
 from sparse_probing.activations import extract_dataset, extract_datasets
 from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.config import ExtractionSpec
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
 from sparse_probing.store.matrices import read_layer

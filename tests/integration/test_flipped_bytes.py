@@ -13,7 +13,7 @@ import pytest
 from sparse_probing.activations import extract_dataset
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.datasets import dataset_frames
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.labels import read_labels

@@ -21,7 +21,7 @@ from sparse_probing import schemas
 from sparse_probing.activations import extract_dataset
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import TEMPORARY_PREFIX, Location
 from sparse_probing.store.manifests import find_manifest, read_manifest, verify_files
 from sparse_probing.store.results import is_finished, is_part_done, read_part, write_part

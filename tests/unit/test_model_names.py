@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sparse_probing.activations.extraction import activations_digest, activations_folder
+from sparse_probing.activations.naming import activations_digest, activations_folder
 from sparse_probing.config import ExtractionSpec, StudySpec, load_profile
 from sparse_probing.errors import InputError
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 
 

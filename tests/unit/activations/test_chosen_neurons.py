@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from sparse_probing.activations import extract_dataset
 from sparse_probing.activations.estimate import estimate
-from sparse_probing.activations.extraction import activations_digest
+from sparse_probing.activations.naming import activations_digest
 from sparse_probing.config import ExtractionSpec, load_profile, read_neurons
 from sparse_probing.errors import InputError
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
 from sparse_probing.store.matrices import iterate_layers, read_layer

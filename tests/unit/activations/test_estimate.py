@@ -16,7 +16,7 @@ from sparse_probing.activations import extract_dataset
 from sparse_probing.activations.estimate import check_space, estimate
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import InputError
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
 from tests.tiny import random_sequences, save_tiny, write_dataset

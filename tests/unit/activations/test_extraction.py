@@ -14,10 +14,11 @@ import torch
 
 from sparse_probing.activations import Selection, extract, extract_dataset
 from sparse_probing.activations.capture import Capture, TokenBatch
-from sparse_probing.activations.extraction import activations_digest
+from sparse_probing.activations.naming import activations_digest
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
-from sparse_probing.models.loading import ResolvedModel, load_model
+from sparse_probing.models.loading import load_model
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import find_manifest, read_manifest, verify_files
 from sparse_probing.store.matrices import read_layer

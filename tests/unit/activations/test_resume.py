@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from tests.tiny import random_sequences, save_tiny, write_dataset
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,7 @@ from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.activations.estimate import estimate
 from sparse_probing.config import ExtractionSpec, StudySpec
 from sparse_probing.errors import ArtifactError, InputError
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import find_manifest, read_manifest, verify_files
 from tests.tiny import random_sequences, save_tiny, write_dataset

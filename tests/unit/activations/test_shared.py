@@ -13,7 +13,7 @@ from sparse_probing.activations import extract_datasets
 from sparse_probing.activations.targets import Target
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import find_manifest
 from tests.tiny import random_sequences, save_tiny, write_dataset

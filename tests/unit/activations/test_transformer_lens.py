@@ -19,7 +19,8 @@ import transformers
 from sparse_probing.activations import Selection, extract
 from sparse_probing.config import ModelSpec
 from sparse_probing.models.hooks import HOOK_NAMES
-from sparse_probing.models.loading import ResolvedModel, load_model, load_tokenizer, resolve_model
+from sparse_probing.models.loading import load_model, load_tokenizer, resolve_model
+from sparse_probing.models.resolved import ResolvedModel
 from tests.tiny import CONFIGS, VOCABULARY, random_sequences
 
 pytestmark = pytest.mark.skipif(

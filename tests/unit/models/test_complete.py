@@ -14,8 +14,8 @@ import torch
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.complete import check_gguf_complete, missing_shards, why_incomplete
-from sparse_probing.models.gguf import converted_folder
 from sparse_probing.models.loading import load_tokenizer, preflight, resolve_model
+from sparse_probing.models.resolved import converted_folder
 from tests.tiny import save_tiny, tiny_model
 
 SHARD = "model-00002-of-00003.safetensors"

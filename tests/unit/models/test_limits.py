@@ -17,7 +17,8 @@ from sparse_probing.errors import InputError
 from sparse_probing.models.fits import check_fits
 from sparse_probing.models.hooks import find_points
 from sparse_probing.models.limits import check_reads_text, check_tokens, max_positions, padding_id
-from sparse_probing.models.loading import ResolvedModel, load_model, resolve_model
+from sparse_probing.models.loading import load_model, resolve_model
+from sparse_probing.models.resolved import ResolvedModel
 from tests.architectures import N_NEURONS, PROJECTION, STATE_SPACE, tiny_architecture, tiny_config
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparse_probing import schemas
-from sparse_probing.models.loading import ResolvedModel
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest, write_manifest
 from sparse_probing.store.parquet import write_table

@@ -13,7 +13,8 @@ from sparse_probing.activations import extract_dataset
 from sparse_probing.activations.capture import Capture, TokenBatch
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
-from sparse_probing.models.loading import ResolvedModel, load_model
+from sparse_probing.models.loading import load_model
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.neurons import Collected, calibrate, collect, collecting, load_collected, save_collected
 from sparse_probing.probes.labelling import SignedLabels
 from sparse_probing.probes.single import NeuronScores, score_counts, score_features

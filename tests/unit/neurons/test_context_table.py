@@ -14,7 +14,8 @@ from sparse_probing.activations import Selection, extract
 from sparse_probing.activations.plan import read_corpus
 from sparse_probing.config import ExtractionSpec, ModelSpec
 from sparse_probing.errors import InputError
-from sparse_probing.models.loading import ResolvedModel, load_model, load_tokenizer, resolve_model
+from sparse_probing.models.loading import load_model, load_tokenizer, resolve_model
+from sparse_probing.models.resolved import ResolvedModel
 from sparse_probing.neurons import Collected, collect
 from sparse_probing.neurons.contexts import context_table
 from sparse_probing.store.filesystem import Location

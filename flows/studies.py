@@ -1,0 +1,237 @@
+"""Commands that run a study, a part of one, or say how far one is. What is finished answers without Prefect.
+
+Heavy imports happen inside the command that needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from flows.surroundings import check_prefect, server_in_use
+from flows.terminal import console
+from sparse_probing.credentials import shown_uri
+from sparse_probing.errors import CheckFailure, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sparse_probing.config import StudySpec
+    from sparse_probing.planning import StudyPlan
+    from sparse_probing.settings import Settings
+
+
+def study(profile: str, settings: Settings) -> int:
+    """Run a study to its end and print its rankings; of a finished one, print them at once."""
+    from sparse_probing.config import load_profile
+
+    started = time.monotonic()
+    spec = load_profile(profile)
+    plan = _find_finished(spec, settings)
+    if plan is None:
+        run_ids = run_study(spec, profile, settings)
+    else:
+        run_ids = plan.run_ids
+        print(f"Study {spec.name} was finished: {len(run_ids)} run(s) in {settings.shown_data}; nothing was computed.")
+        _renew_report(settings)
+    has_classes = _print_rankings(console(), run_ids, settings)
+    if plan is None:
+        print(f"Done in {time.monotonic() - started:.0f} s.")
+    _print_places(settings, has_classes=has_classes)
+    if plan is not None and plan.failed_checks:
+        raise CheckFailure.of_results(plan.failed_checks)
+    return 0
+
+
+def _find_finished(spec: StudySpec, settings: Settings) -> StudyPlan | None:
+    """The plan of a study that is finished; None if anything is left to do, or the plan cannot be made."""
+    from sparse_probing.planning import plan_study
+    from sparse_probing.preflight import check_names
+
+    check_names(spec)
+    if not settings.snapshot_path.is_file():
+        return None
+    try:
+        plan = plan_study(spec, settings)
+    except (InputError, OSError):
+        # What is wrong is said, with its remedy, where the study begins.
+        return None
+    return plan if plan.is_finished else None
+
+
+def _renew_report(settings: Settings) -> None:
+    """Write the report where it is missing, or older than the database."""
+    from sparse_probing.preflight import check_writable
+
+    page = settings.reports_dir / "index.html"
+    if page.is_file() and page.stat().st_mtime >= settings.snapshot_path.stat().st_mtime:
+        return
+    check_writable(settings)
+    from sparse_probing.reports import html
+
+    html.write_report(settings.snapshot_path, page)
+
+
+def status(profile: str, format: str, settings: Settings) -> int:
+    """Print every artifact of a study with its state."""
+    from sparse_probing import planning
+    from sparse_probing.config import load_profile
+    from sparse_probing.preflight import check_names
+    from sparse_probing.reports.tables import format_rows
+
+    spec = load_profile(profile)
+    check_names(spec)
+    plan = planning.plan_study(spec, settings)
+    rows = list(planning.rows(plan))
+    if format == "table":
+        names = ("kind", "model", "collection", "hook", "state", "detail", "path")
+        print(format_rows(names, [[row[name] or "" for name in names] for row in rows]))
+        finished = sum(one.is_finished for one in plan.artifacts)
+        print(f"{finished} of {len(plan.artifacts)} artifacts are finished, in {settings.shown_data}.")
+        for line in plan.failed_checks:
+            print(f"FAILED {line}")
+        print(f"Next: sparse-probing study --profile {profile}")
+        return 0
+    names = (*planning.COLUMNS, "inputs")
+    print(format_rows(names, [[row[name] for name in names] for row in rows], format=format))
+    return 0
+
+
+def run_study(plan: StudySpec, profile: str, settings: Settings) -> list[str]:
+    """Run a study to its end; returns the ids of its runs."""
+    from sparse_probing.preflight import check_names, preflight
+
+    check_names(plan)
+    from flows.own_server import enter_server
+
+    enter_server(settings)
+    check_prefect()
+    preflight(plan, settings)
+    terminal, api_url = console(), server_in_use()
+    terminal.print(
+        f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
+        f"data in {settings.shown_data}; Prefect on {shown_uri(api_url) if api_url else 'an ephemeral server'}."
+    )
+    _warn_of_slow_dtypes(plan, settings)
+    from flows.ephemeral import leave_no_server
+    from flows.failures import as_one_line, end_with_the_server
+    from flows.logs import log_to_file
+    from flows.study import study
+    from tasks.progress import show_progress
+
+    log = settings.local_dir / "logs" / "study.log"
+    if not api_url:
+        leave_no_server()
+    try:
+        with log_to_file(log), show_progress(terminal), end_with_the_server(api_url) if api_url else nullcontext():
+            run_ids: list[str] = study(profile=profile, spec=plan)
+            return run_ids
+    except Exception as error:
+        raise as_one_line(error, log=log) from error
+
+
+def _warn_of_slow_dtypes(plan: StudySpec, settings: Settings) -> None:
+    from sparse_probing.models.loading import choose_device
+    from sparse_probing.models.precision import slow_choices
+
+    for line in slow_choices(plan.models, choose_device(settings.device)):
+        print(line, file=sys.stderr)
+
+
+def _print_rankings(console: Console, run_ids: list[str], settings: Settings) -> bool:
+    """The best neuron or probe of each feature; returns whether any feature has classes, or there is none at all."""
+    from sparse_probing.reports import tables
+    from sparse_probing.warehouse import connect, reads
+
+    with connect(settings.snapshot_path) as connection:
+        neurons = reads.best_neurons(connection, run_ids)
+        targets = reads.best_target_probes(connection, run_ids)
+    if neurons or not targets:
+        console.print(tables.best_neurons_table(neurons))
+    if targets:
+        console.print(tables.best_targets_table(targets))
+    return bool(neurons or not targets)
+
+
+def _print_places(settings: Settings, *, has_classes: bool) -> None:
+    """Where the results lie, and what to do next."""
+    import shutil
+    from pathlib import Path
+
+    print(f"  Database  {settings.snapshot_path}")
+    print(f"  Report    {settings.reports_dir / 'index.html'}")
+    print(f"  Parquet   {settings.shown_data}/{{datasets,activations,results}}")
+    print("Next:")
+    activate = Path(sys.executable).with_name("activate")
+    if shutil.which("sparse-probing") is None and activate.is_file():
+        shown = activate.relative_to(Path.cwd()) if activate.is_relative_to(Path.cwd()) else activate
+        print(f"  . {shown}        # puts sparse-probing and prefect on the path")
+    best = "layer, neuron, test_mcc from best_neuron_per_feature order by test_mcc desc"
+    if not has_classes:
+        best = "variant, k, layer, test_r2, test_r2_low, test_r2_high from baselines order by feature, test_r2 desc"
+    for command in (
+        f'sparse-probing sql "select feature, {best}"',
+        "sparse-probing check --all",
+        "sparse-probing up        # a Prefect server with scheduled deployments, on this machine",
+    ):
+        print(f"  {command}")
+
+
+def extract(profile: str, shard: str | None, settings: Settings) -> int:
+    part = None if shard is None else _part(shard)
+    from sparse_probing.config import load_profile
+    from sparse_probing.preflight import preflight
+
+    plan = load_profile(profile)
+    preflight(plan, settings)
+    from flows.activations import extract_part
+    from tasks.activations import is_extracted
+    from tasks.progress import show_progress
+
+    with show_progress(console(), with_prefect=False):
+        paths = extract_part(plan, part)
+    unfinished = 0
+    for path in paths:
+        finished = is_extracted(path)
+        unfinished += not finished
+        print(f"{'finished' if finished else 'other parts at work'}  {settings.shown_data}/{path}")
+    if unfinished:
+        print(f"Part {shard} is done; {unfinished} of {len(paths)} artifacts wait for other parts.")
+        print(f"Next: the parts of {shard} that have not been run, or this command again for any that failed")
+    else:
+        print(f"Next: sparse-probing study --profile {profile}")
+    return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    """``I/N`` as two numbers."""
+    from sparse_probing.errors import InputError
+
+    part, slash, n_parts = text.partition("/")
+    if not (slash and part.isdecimal() and n_parts.isdecimal() and int(part) < int(n_parts)):
+        raise InputError(
+            f"--shard is {text!r}; expected I/N with 0 ≤ I < N.",
+            remedy="For two machines: 0/2 on one, 1/2 on the other.",
+        )
+    return int(part), int(n_parts)
+
+
+def estimate(profile: str, settings: Settings) -> int:
+    from sparse_probing.config import load_profile
+    from sparse_probing.preflight import preflight
+
+    plan = load_profile(profile)
+    preflight(plan, settings)
+    from flows.estimates import COLUMNS, estimate_study
+    from sparse_probing.reports import tables
+    from tasks.progress import show_progress
+
+    _warn_of_slow_dtypes(plan, settings)
+    with show_progress(console(), with_prefect=False):
+        rows = estimate_study(plan, settings)
+    print(tables.format_rows(COLUMNS, rows))
+    print(f"Datasets built under {settings.shown_data}; nothing extracted. Sizes are before compression.")
+    print(f"Next: sparse-probing study --profile {profile}")
+    return 0

@@ -1,0 +1,309 @@
+"""A study spec as the graph of its artifacts: what each is called, what it is made from, and whether it is there.
+
+Reads manifests and the published database; makes nothing, downloads nothing. Neither Prefect nor torch is imported: the
+command line, the flows and whatever schedules studies ask here, and get an answer in a second or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from sparse_probing import schemas
+from sparse_probing.activations.naming import activations_digest, activations_folder
+from sparse_probing.config import CollectionSpec, ModelSpec, StudySpec, dataset_name
+from sparse_probing.datasets.build import dataset_digest
+from sparse_probing.models.hook_names import canonical_hook
+from sparse_probing.models.resolved import ResolvedModel, find_resolved
+from sparse_probing.runs.planned import run_digest
+from sparse_probing.settings import Settings
+from sparse_probing.store import results
+from sparse_probing.store.filesystem import Location
+from sparse_probing.store.manifests import MANIFEST_NAME
+from sparse_probing.store.soundness import find_damage
+from sparse_probing.warehouse.published import PublishedRuns, is_as_published, published_runs
+
+Kind = Literal["dataset", "activations", "run", "database"]
+State = Literal["finished", "partial", "missing"]
+# Artifacts looked at side by side: an object store answers in some ten milliseconds.
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class PlannedArtifact:
+    """One artifact of a study.
+
+    Attributes
+    ----------
+    kind:
+        ``dataset``, ``activations``, ``run`` or ``database``.
+    model, revision:
+        Of which it is; None for the database, and the revision while the model is not on this machine.
+    collection, hook:
+        Of which it is; None where they do not apply.
+    path:
+        Relative to the data root; the database's is absolute. None while it depends on what is not known yet.
+    digest:
+        What it is named after; None as `path`.
+    inputs:
+        Paths of the artifacts that it is made from.
+    state:
+        ``finished``, ``partial`` (begun, damaged or outdated) or ``missing``.
+    detail:
+        What is there of a partial artifact, or why a digest is not known; empty otherwise.
+    """
+
+    kind: Kind
+    model: str | None
+    revision: str | None
+    collection: str | None
+    hook: str | None
+    path: str | None
+    digest: str | None
+    inputs: tuple[str, ...] = ()
+    state: State = "missing"
+    detail: str = ""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return self.state == "finished"
+
+
+@dataclass(frozen=True)
+class PlannedPair:
+    """A model with a collection: a dataset, and for each hook activations and a run, in the order of the study's hooks."""
+
+    model: ModelSpec
+    collection: CollectionSpec
+    dataset: PlannedArtifact
+    activations: tuple[PlannedArtifact, ...]
+    runs: tuple[PlannedArtifact, ...]
+
+    @property
+    def is_extracted(self) -> bool:
+        """Whether dataset and activations are finished: what is left needs no model."""
+        return all(one.is_finished for one in (self.dataset, *self.activations))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether dataset, activations and runs are all there."""
+        return self.is_extracted and all(run.is_finished for run in self.runs)
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """All artifacts of a study.
+
+    Attributes
+    ----------
+    pairs:
+        Models × collections, in the profile's order.
+    database:
+        The published database; finished if it holds the runs as they are, checked, under this version's views.
+    failed_checks:
+        A line for each check of severity error that fails, as recorded in the database.
+    """
+
+    study: StudySpec
+    pairs: tuple[PlannedPair, ...]
+    database: PlannedArtifact
+    failed_checks: tuple[str, ...] = field(default=())
+
+    @property
+    def artifacts(self) -> tuple[PlannedArtifact, ...]:
+        """Datasets, activations, runs and the database, each once."""
+        by_kind = (
+            [pair.dataset for pair in self.pairs],
+            [one for pair in self.pairs for one in pair.activations],
+            [one for pair in self.pairs for one in pair.runs],
+            [self.database],
+        )
+        return tuple(dict.fromkeys(one for group in by_kind for one in group))
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Ids of the runs whose digests are known, each once, in order."""
+        digests = [run.digest for pair in self.pairs for run in pair.runs]
+        return list(dict.fromkeys(digest[: results.RUN_ID_LENGTH] for digest in digests if digest is not None))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: all runs are finished, and published with their checks."""
+        return all(pair.is_finished for pair in self.pairs) and self.database.is_finished
+
+    def of_model(self, model: ModelSpec) -> tuple[PlannedPair, ...]:
+        """One model's pairs."""
+        return tuple(pair for pair in self.pairs if pair.model == model)
+
+
+def plan_study(study: StudySpec, settings: Settings, root: Location | None = None) -> StudyPlan:
+    """Find out what a study consists of, and what of it is there.
+
+    Parameters
+    ----------
+    root:
+        The data folder, opened; `settings.data_uri` if absent.
+
+    Raises
+    ------
+    InputError
+        If a collection, feature or option is unknown, or a text or a model's folder is not there.
+    """
+    root = root or Location.open(settings.data_uri)
+    resolved = {model: _find_model(model, settings, root) for model in study.models}
+    pairs = [
+        _pair(study, model, collection, resolved[model], root)
+        for model in study.models
+        for collection in study.collections
+    ]
+    looks = {one: _look_for(one, root) for pair in pairs for one in (pair.dataset, *pair.activations, *pair.runs)}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = dict(zip(looks, pool.map(lambda look: look(), looks.values()), strict=True))
+    pairs = [
+        replace(
+            pair,
+            dataset=found[pair.dataset],
+            activations=tuple(found[one] for one in pair.activations),
+            runs=tuple(found[one] for one in pair.runs),
+        )
+        for pair in pairs
+    ]
+    plan = StudyPlan(study, tuple(pairs), _artifact("database"))
+    return _with_database(plan, settings, root)
+
+
+def _find_model(model: ModelSpec, settings: Settings, root: Location) -> ResolvedModel | None:
+    def kept_choice(name: str) -> str | None:
+        location = root / "choices" / f"{name}.txt"
+        return location.read_bytes().decode() if location.exists() else None
+
+    return find_resolved(model, models_dir=settings.models_dir, kept_choice=kept_choice)
+
+
+def _artifact(
+    kind: Kind,
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    collection: str | None = None,
+    hook: str | None = None,
+    path: str | None = None,
+    digest: str | None = None,
+) -> PlannedArtifact:
+    return PlannedArtifact(kind, model, revision, collection, hook, path, digest)
+
+
+def _pair(
+    study: StudySpec, model: ModelSpec, collection: CollectionSpec, resolved: ResolvedModel | None, root: Location
+) -> PlannedPair:
+    """Names and digests of a pair's artifacts, whether they are there or not."""
+    names = {"model": model.short_name, "collection": collection.collection}
+    hooks = [canonical_hook(spec.hook) for spec in study.extractions]
+    if resolved is None:
+        detail = "the model is not on this machine in the form that it runs in"
+        unknown = [
+            [replace(_artifact(kind, **names, hook=hook), detail=detail) for hook in hooks]
+            for kind in ("activations", "run")
+        ]
+        dataset = replace(_artifact("dataset", **names), detail=detail)
+        return PlannedPair(model, collection, dataset, tuple(unknown[0]), tuple(unknown[1]))
+    names["revision"] = resolved.revision
+    digest = dataset_digest(collection, resolved.tokenizer_digest)
+    dataset = _artifact(
+        "dataset", **names, digest=digest, path=f"datasets/{dataset_name(collection.collection, digest)}"
+    )
+    activations, runs = [], []
+    for spec, hook in zip(study.extractions, hooks, strict=True):
+        of_hook = activations_digest(spec, resolved, digest)
+        folder = activations_folder(root, resolved, digest, of_hook)
+        path = folder.path.removeprefix(f"{root.path}/")
+        made = replace(
+            _artifact("activations", **names, hook=hook, path=path, digest=of_hook), inputs=(str(dataset.path),)
+        )
+        run = run_digest(study.probing, dataset_digest=digest, activations_digest=of_hook)
+        run_path = f"results/runs/{run[: results.RUN_ID_LENGTH]}"
+        activations.append(made)
+        runs.append(
+            replace(_artifact("run", **names, hook=hook, path=run_path, digest=run), inputs=(str(dataset.path), path))
+        )
+    return PlannedPair(model, collection, dataset, tuple(activations), tuple(runs))
+
+
+def _look_for(artifact: PlannedArtifact, root: Location) -> Callable[[], PlannedArtifact]:
+    """A function that looks for an artifact, and returns it with its state."""
+
+    def look() -> PlannedArtifact:
+        if artifact.path is None or artifact.digest is None:
+            return artifact
+        if artifact.kind == "run":
+            return _with_state(artifact, *_run_state(root, artifact.digest[: results.RUN_ID_LENGTH]))
+        return _with_state(artifact, *_folder_state(root / artifact.path, artifact.digest))
+
+    return look
+
+
+def _with_state(artifact: PlannedArtifact, state: State, detail: str) -> PlannedArtifact:
+    return replace(artifact, state=state, detail=detail)
+
+
+def _folder_state(folder: Location, digest: str) -> tuple[State, str]:
+    if (folder / MANIFEST_NAME).exists():
+        damage = find_damage(folder, digest=digest)
+        return ("finished", "") if damage is None else ("partial", damage)
+    begun = any(True for _ in folder.children())
+    return ("partial", "begun") if begun else ("missing", "")
+
+
+def _run_state(root: Location, run_id: str) -> tuple[State, str]:
+    folders = {kind: results.run_folder(root, kind, run_id) for kind in schemas.RESULT_KINDS}
+    if (folders["runs"] / MANIFEST_NAME).exists():
+        damages = (find_damage(folder) or _unfinished(folder) for folder in folders.values())
+        damage = next((one for one in damages if one is not None), None)
+        return ("finished", "") if damage is None else ("partial", damage)
+    parts = [part.name for part in results.running_folder(root, run_id).children()]
+    layers = sum(results.is_part_done(root, run_id, part) for part in parts if results.is_layer_part(part))
+    return ("partial", f"{layers} layer(s) probed") if parts else ("missing", "")
+
+
+def _unfinished(folder: Location) -> str | None:
+    return None if (folder / MANIFEST_NAME).exists() else f"{folder} is missing"
+
+
+def _with_database(plan: StudyPlan, settings: Settings, root: Location) -> StudyPlan:
+    run_ids = plan.run_ids
+    known = published_runs(settings.snapshot_path, run_ids)
+    database = replace(
+        plan.database,
+        path=str(settings.snapshot_path),
+        inputs=tuple(str(run.path) for pair in plan.pairs for run in pair.runs if run.path is not None),
+    )
+    if known is None:
+        return replace(plan, database=database)
+    every = {run.digest: run.is_finished for pair in plan.pairs for run in pair.runs}
+    as_it_was = is_as_published(settings.working_path, settings.snapshot_path)
+    current = [run_id for run_id in run_ids if _is_published(known, root, run_id)]
+    whole = as_it_was and known.is_of_this_version and all(every.values()) and len(current) == len(every)
+    reasons = [
+        *(["published by another version"] if not known.is_of_this_version else []),
+        *(["written to since it was published"] if not as_it_was else []),
+        f"{len(current)} of {len(every)} run(s) published as they are",
+    ]
+    detail = "" if whole else "; ".join(reasons)
+    state: State = "finished" if whole else "partial"
+    return replace(plan, database=_with_state(database, state, detail), failed_checks=known.failed_checks)
+
+
+def _is_published(known: PublishedRuns, root: Location, run_id: str) -> bool:
+    return run_id in known.checked and known.fragments.get(run_id) == results.fragment_digests(root, run_id)
+
+
+def rows(plan: StudyPlan) -> Iterator[dict[str, object]]:
+    """A plan's artifacts as rows of plain values, for tables and JSON."""
+    for artifact in plan.artifacts:
+        yield {name: getattr(artifact, name) for name in COLUMNS} | {"inputs": list(artifact.inputs)}
+
+
+COLUMNS = ("kind", "model", "revision", "collection", "hook", "state", "detail", "digest", "path")
