@@ -281,7 +281,10 @@ def _with_database(plan: StudyPlan, settings: Settings, root: Location) -> Study
         inputs=tuple(str(run.path) for pair in plan.pairs for run in pair.runs if run.path is not None),
     )
     if known is None:
-        return replace(plan, database=database)
+        there = settings.snapshot_path.is_file()
+        return replace(
+            plan, database=_with_state(database, *(("partial", "it cannot be read") if there else ("missing", "")))
+        )
     every = {run.digest: run.is_finished for pair in plan.pairs for run in pair.runs}
     as_it_was = is_as_published(settings.working_path, settings.snapshot_path)
     current = [run_id for run_id in run_ids if _is_published(known, root, run_id)]

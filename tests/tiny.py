@@ -62,7 +62,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tiny_model(architecture: str, seed: int = 0) -> nn.Module:
+def random_model(architecture: str, seed: int = 0) -> nn.Module:
     """A random base model of three layers of 48 neurons in float32, its weights large enough to differ by position."""
     name, values = CONFIGS[architecture]
     torch.manual_seed(seed)
@@ -76,7 +76,7 @@ def tiny_model(architecture: str, seed: int = 0) -> nn.Module:
 
 def save_tiny(folder: Path, architecture: str = "gpt_neox") -> ResolvedModel:
     """A tiny model saved as safetensors, and resolved from there."""
-    tiny_model(architecture).save_pretrained(folder)
+    random_model(architecture).save_pretrained(folder)
     return resolve_model(ModelSpec(id=str(folder), name="tiny"), models_dir=folder.parent / "models")
 
 

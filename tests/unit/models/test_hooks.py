@@ -8,14 +8,14 @@ from torch import nn
 
 from sparse_probing.errors import InputError
 from sparse_probing.models.hooks import HOOK_NAMES, canonical_hook, count_neurons, find_points, layers_of
-from tests.tiny import CONFIGS, tiny_model
+from tests.tiny import CONFIGS, random_model
 
 WIDTHS = {"mlp.hook_post": 48, "mlp.hook_pre": 48}
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_every_hook_of_every_architecture_has_its_width(architecture: str) -> None:
-    model = tiny_model(architecture)
+    model = random_model(architecture)
     assert layers_of(model, "post") == (0, 1, 2)
     assert count_neurons(model) == (3, 48)
     seen: dict[int, int] = {}
@@ -42,7 +42,7 @@ def test_every_hook_of_every_architecture_has_its_width(architecture: str) -> No
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama", "gemma2", "opt", "phi"])
 def test_stream_is_the_sum_of_what_blocks_add(architecture: str) -> None:
     """resid_post = resid_pre + attn_out + mlp_out: so the four hooks are what their names say."""
-    model = tiny_model(architecture)
+    model = random_model(architecture)
     found: dict[str, torch.Tensor] = {}
     for hook in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"):
         point = find_points(model, hook, (1,))[0]
@@ -81,7 +81,7 @@ def test_unknown_hook_lists_the_known_ones() -> None:
 
 def test_missing_layer_says_how_many_there_are() -> None:
     with pytest.raises(InputError, match=r"\[7\] requested; LlamaModel has 3 \(0–2\)"):
-        find_points(tiny_model("llama"), "post", (1, 7))
+        find_points(random_model("llama"), "post", (1, 7))
 
 
 class _Stranger(nn.Module):

@@ -16,7 +16,7 @@ from sparse_probing.errors import InputError
 from sparse_probing.models import gguf, loading
 from sparse_probing.models.loading import load_model, load_tokenizer, preflight, resolve_model
 from sparse_probing.models.sources import HUB_TIMEOUT_SECONDS, find_local
-from tests.tiny import save_tiny, tiny_model
+from tests.tiny import random_model, save_tiny
 
 # A whole safetensors file without any tensor.
 NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
@@ -32,7 +32,7 @@ def test_local_folder(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not hasattr(model, "lm_head")
     tokens = torch.arange(2, 9)[None]
-    torch.testing.assert_close(model(tokens)[0], tiny_model("llama")(tokens)[0])
+    torch.testing.assert_close(model(tokens)[0], random_model("llama")(tokens)[0])
 
 
 def test_weights_of_a_language_model_load_without_its_head(tmp_path: Path) -> None:
@@ -55,14 +55,14 @@ def test_digest_follows_the_weights(tmp_path: Path) -> None:
     first = save_tiny(tmp_path / "a")
     again = resolve_model(ModelSpec(id=str(first.folder), name="tiny"), models_dir=tmp_path / "models")
     assert again == first
-    tiny_model("gpt_neox", seed=1).save_pretrained(tmp_path / "a")
+    random_model("gpt_neox", seed=1).save_pretrained(tmp_path / "a")
     changed = resolve_model(ModelSpec(id=str(first.folder), name="tiny"), models_dir=tmp_path / "models")
     assert changed.weights_digest != first.weights_digest
 
 
 def test_subfolders_of_a_local_folder_are_its_revisions(tmp_path: Path) -> None:
     for seed, step in enumerate(("step0", "step512")):
-        tiny_model("gpt_neox", seed).save_pretrained(tmp_path / "run" / step)
+        random_model("gpt_neox", seed).save_pretrained(tmp_path / "run" / step)
         (tmp_path / "run" / step / "tokenizer.json").write_text("{}", encoding="utf-8")
     spec = ModelSpec(id=str(tmp_path / "run"), revision="step512")
     preflight(spec, models_dir=tmp_path / "models")

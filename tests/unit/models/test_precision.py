@@ -9,11 +9,11 @@ from sparse_probing.config import ModelSpec
 from sparse_probing.models import loading, precision
 from sparse_probing.models.loading import load_model, resolve_model
 from sparse_probing.store.filesystem import Location
-from tests.tiny import tiny_model
+from tests.tiny import random_model
 
 
 def half(folder: Path) -> ModelSpec:
-    tiny_model("llama").to(torch.bfloat16).save_pretrained(folder)
+    random_model("llama").to(torch.bfloat16).save_pretrained(folder)
     return ModelSpec(id=str(folder))
 
 
@@ -40,7 +40,7 @@ def test_auto_is_the_stored_dtype_where_the_device_is_as_fast(
 
 def test_float32_weights_are_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "fastest_dtype", lambda *_: pytest.fail("measured"))
-    tiny_model("llama").save_pretrained(tmp_path / "model")
+    random_model("llama").save_pretrained(tmp_path / "model")
     assert resolve_model(ModelSpec(id=str(tmp_path / "model")), models_dir=tmp_path / "models").dtype == "float32"
 
 

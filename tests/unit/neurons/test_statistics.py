@@ -9,7 +9,7 @@ import torch
 from sparse_probing.activations import Selection, extract
 from sparse_probing.errors import DataError, InputError
 from sparse_probing.neurons.statistics import NeuronStatistics, StatisticsCollector
-from tests.tiny import random_sequences, tiny_model
+from tests.tiny import random_model, random_sequences
 
 
 def collected(values: np.ndarray, cuts: list[int], first: np.ndarray, last: np.ndarray) -> NeuronStatistics:
@@ -56,7 +56,7 @@ def test_any_cut_and_any_merge_gives_the_same(values: np.ndarray) -> None:
 
 
 def test_straight_from_a_model_without_storing_anything() -> None:
-    model, sequences = tiny_model("gpt_neox"), random_sequences(20)
+    model, sequences = random_model("gpt_neox"), random_sequences(20)
     sequence = np.repeat(np.arange(20), [len(tokens) for tokens in sequences])
     start = np.concatenate([np.arange(len(tokens)) for tokens in sequences])
     selection = Selection("none", sequence, start, start + 1)

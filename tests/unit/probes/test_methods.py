@@ -15,6 +15,7 @@ from sparse_probing.errors import DataError, InputError
 from sparse_probing.probes import METHODS
 from sparse_probing.probes.data import prepare, prepare_targets
 from sparse_probing.probes.experiments import baselines
+from sparse_probing.probes.experiments.dense import fit_dense
 from sparse_probing.probes.experiments.heuristic import default_k_values
 from sparse_probing.probes.experiments.regression import _shuffled, target_baselines
 from sparse_probing.probes.ranking import CRITERIA, rank_neurons
@@ -190,9 +191,14 @@ def test_unseen_tokens_and_missing_ids(planted) -> None:
 def test_a_rotation_is_orthogonal_and_keeps_the_dense_probe(planted) -> None:
     rotation = baselines.random_rotation(40, 1)
     np.testing.assert_allclose(rotation.T @ rotation, np.eye(40), atol=1e-5)
-    assert (
-        METHODS["dense_probe"](planted.X, planted.y, planted.groups, **planted.keywords)[0].metrics["test"]["mcc"] > 0.9
-    )
+    data = prepare(planted.X, planted.y, planted.groups, **planted.keywords)
+    rotated = baselines.rotate(data, rotation)
+    assert not np.allclose(rotated.values(), data.values())
+    # Distances are kept, and with them what a ridge on all neurons of one scale can find.
+    np.testing.assert_allclose(np.ptp(rotated.values() @ rotation.T, axis=0), np.ptp(data.values(), axis=0), atol=1e-4)
+    before, after = (fit_dense(one, (1.0,), 0).metrics["test"]["mcc"] for one in (data, rotated))
+    assert after > 0.9
+    assert abs(after - before) < 0.05
 
 
 def test_dense_regression_equals_ridge(planted) -> None:
