@@ -39,6 +39,7 @@ TESTS = (
     "tests/sql/test_names.py::test_every_column_of_every_view_has_a_name_of_the_glossary",
     "tests/sql/test_tables.py::test_tables_are_the_schemas",
     "tests/sql/test_tables.py::test_the_guide_names_every_table_and_view",
+    "tests/unit/warehouse/test_loading.py::test_loads_every_finished_fragment_once",
     "tests/unit/neurons/test_similarity.py",
     "tests/unit/models/test_mlp_in.py",
     "tests/unit/test_imports.py::test_library_module_keeps_the_rules",

@@ -101,6 +101,21 @@ def test_a_long_module_says_why(path: Path) -> None:
     )
 
 
+def test_the_architecture_says_the_same() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")
+    ]
+    places = {**ROOMS, **ABOVE}
+    told = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[-1])) for row in rows if row[0].strip("`") in places}
+    assert told == {name: places[name] for name in told}
+    assert set(ROOMS) <= set(told), "a room without a row"
+    homes = {package.strip(): set(re.findall(r"`([^`]+)`", row[1])) for row in rows for package in row[0].split(",")}
+    assert {package: homes.get(package) for package in HEAVY_ROOMS} == HEAVY_ROOMS
+    base = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert base >= BASE
+
+
 @pytest.mark.parametrize("path", modules("tasks"), ids=lambda path: path.name)
 def test_tasks_do_not_import_flows(path: Path) -> None:
     assert "flows" not in {name.split(".")[0] for name in imported_names(path)}

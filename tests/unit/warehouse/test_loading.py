@@ -282,7 +282,7 @@ loading.load_results(Path(sys.argv[1]), Location.open(sys.argv[2]))
 def test_a_killed_loader_leaves_whole_runs(root: Location, working: Path, tmp_path: Path) -> None:
     for run_id in ("a", "b"):
         write_run(root, run_id)
-    killed = python(KILLED_LOADER, working, root.path, 8)
+    killed = python(KILLED_LOADER, working, root.path, len(schemas.RESULT_KINDS) + 1)
     assert killed.wait(timeout=900) == -signal.SIGKILL
     # the first run was committed, the second was half inserted
     with duckdb.connect(str(working)) as con:
