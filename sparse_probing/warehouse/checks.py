@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
-import great_expectations.expectations as gxe
 import pandas as pd
 import pyarrow as pa
 
@@ -25,7 +24,16 @@ from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import find_manifest
 from sparse_probing.warehouse import catalog
 from sparse_probing.warehouse.connection import one_line, open_working
-from sparse_probing.warehouse.expectations import DETAIL_CHARACTERS, Outcome, Rule, as_result, complete, holds, validate
+from sparse_probing.warehouse.expectations import (
+    DETAIL_CHARACTERS,
+    Outcome,
+    Rule,
+    as_result,
+    complete,
+    gxe,
+    holds,
+    validate,
+)
 from sparse_probing.warehouse.expectations import CheckResult as CheckResult
 from sparse_probing.warehouse.working import is_damaged, writing
 

@@ -16,8 +16,11 @@ from typing import Any
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 import great_expectations as gx
-import great_expectations.expectations as gxe
+import great_expectations.expectations
 import pandas as pd
+
+# For `checks`, too: imported there, it could come before the setting above.
+gxe = gx.expectations
 
 # It reports every temporary folder that it makes, and sets this level itself when it is imported.
 logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
