@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from flows import commands, studies
 from flows.surroundings import check_prefect_home, prepare_environment
 from sparse_probing import __version__
 from sparse_probing.credentials import show_traceback
@@ -147,6 +146,8 @@ def entry_point() -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
+    from flows import commands, studies
+
     if options.command in ("demo", "study"):
         return studies.study("demo" if options.command == "demo" else options.profile, settings)
     if options.command == "status":

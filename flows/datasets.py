@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.futures import results_of
+from flows.futures import results_of, threads
 from sparse_probing.config import CollectionSpec, ModelSpec
 from tasks.datasets import build_dataset, check_dataset
 from tasks.imports import import_for_datasets
@@ -14,7 +13,7 @@ from tasks.imports import import_for_datasets
 @flow(
     name="datasets",
     flow_run_name="datasets of {model.short_name}",
-    task_runner=ThreadPoolTaskRunner(max_workers=4),
+    task_runner=threads(4),
     persist_result=False,
 )
 def build_datasets(model: ModelSpec, collections: tuple[CollectionSpec, ...]) -> list[str]:

@@ -114,7 +114,7 @@ def retry_first_connections() -> None:
     variable and slot: a server that is started anew would fail whatever comes first.
     """
     for client in (PrefectHttpxSyncClient, PrefectHttpxAsyncClient):
-        client._has_connected = property(lambda _: True, lambda _, value: None)  # type: ignore[assignment, misc]
+        client._has_connected = property(lambda _: True, lambda _, value: None)  # type: ignore[assignment]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

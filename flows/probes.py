@@ -5,9 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.futures import results_of
+from flows.futures import results_of, threads
 from sparse_probing.config import ModelSpec, StudySpec
 from tasks.imports import import_for_probes
 from tasks.probes import choose_layers, finish_run, is_finished, own_run, plan_run, probe_best_layer, probe_layer
@@ -16,7 +15,7 @@ from tasks.probes import choose_layers, finish_run, is_finished, own_run, plan_r
 @flow(
     name="probes",
     flow_run_name="probes of {model.short_name}",
-    task_runner=ThreadPoolTaskRunner(max_workers=2),
+    task_runner=threads(2),
     persist_result=False,
 )
 def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activations: list[list[str]]) -> list[str]:

@@ -47,12 +47,13 @@ def study(profile: str, settings: Settings) -> int:
 
 def _find_finished(spec: StudySpec, settings: Settings) -> StudyPlan | None:
     """The plan of a study that is finished; None if anything is left to do, or the plan cannot be made."""
-    from sparse_probing.planning import plan_study
     from sparse_probing.preflight import check_names
 
     check_names(spec)
     if not settings.snapshot_path.is_file():
         return None
+    from sparse_probing.planning import plan_study
+
     try:
         plan = plan_study(spec, settings)
     except (InputError, OSError):
@@ -76,13 +77,14 @@ def _renew_report(settings: Settings) -> None:
 
 def status(profile: str, format: str, settings: Settings) -> int:
     """Print every artifact of a study with its state."""
-    from sparse_probing import planning
     from sparse_probing.config import load_profile
     from sparse_probing.preflight import check_names
-    from sparse_probing.reports.tables import format_rows
 
     spec = load_profile(profile)
     check_names(spec)
+    from sparse_probing import planning
+    from sparse_probing.reports.tables import format_rows
+
     plan = planning.plan_study(spec, settings)
     rows = list(planning.rows(plan))
     if format == "table":
@@ -94,8 +96,8 @@ def status(profile: str, format: str, settings: Settings) -> int:
             print(f"FAILED {line}")
         print(f"Next: sparse-probing study --profile {profile}")
         return 0
-    names = (*planning.COLUMNS, "inputs")
-    print(format_rows(names, [[row[name] for name in names] for row in rows], format=format))
+    every = (*planning.COLUMNS, "inputs")
+    print(format_rows(every, [[row[name] for name in every] for row in rows], format=format))
     return 0
 
 

@@ -2,6 +2,9 @@
 
 A spec says everything that decides a result and nothing else: paths, devices and worker counts belong to `settings`.
 The digest of a spec is the SHA-256 of its canonical JSON together with its inputs' digests and its algorithm's version.
+
+Long because a profile's sections, their limits and the reading of its file are looked up together, and errors of the one
+name fields of the other.
 """
 
 from __future__ import annotations

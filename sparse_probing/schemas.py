@@ -1,9 +1,13 @@
 """Every Arrow schema of the project, one name for one quantity in Python, Parquet and SQL.
 
-Schemas only: no reading, no writing. A table in `sql/0xx` has the same columns in the same order.
+Schemas only: no reading, no writing. A table in `sql/0xx` has the same columns in the same order; a table without a file
+there is made from its schema.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
@@ -317,29 +321,48 @@ CHECK_RESULTS = pa.schema(
     ]
 )
 
-TABLES: dict[str, pa.Schema] = {
-    "runs": RUNS,
-    "features": FEATURES,
-    "neuron_scores": NEURON_SCORES,
-    "probe_fits": PROBE_FITS,
-    "probe_supports": PROBE_SUPPORTS,
-    "test_labels": TEST_LABELS,
-    "test_predictions": TEST_PREDICTIONS,
-    "comparisons": COMPARISONS,
-    "check_results": CHECK_RESULTS,
-}
-# What a run writes, `runs` last: a run is finished when every kind is there.
-RESULT_KINDS = (
-    "features",
-    "neuron_scores",
-    "probe_fits",
-    "probe_supports",
-    "test_labels",
-    "test_predictions",
-    "runs",
+# Who writes the rows of a table: each part of a run, a run at its end, or the one writer of the database.
+Writer = Literal["part", "run", "warehouse"]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of the database, and where its rows come from. Every table has a column `run_id`.
+
+    Attributes
+    ----------
+    written_by:
+        ``part``: layers and best layers write some rows each, as `runs.tables` computes them. ``run``: a run writes its rows
+        when it ends. ``warehouse``: loading and checking do.
+    later:
+        Whether runs of earlier versions lack it, and are loaded without.
+    """
+
+    name: str
+    schema: pa.Schema
+    written_by: Writer
+    later: bool = False
+
+
+# A new table is a schema above and a line here; docs/extending.md has the rest.
+_ALL = (
+    ResultTable("runs", RUNS, "run"),
+    ResultTable("features", FEATURES, "run"),
+    ResultTable("neuron_scores", NEURON_SCORES, "part"),
+    ResultTable("probe_fits", PROBE_FITS, "part"),
+    ResultTable("probe_supports", PROBE_SUPPORTS, "part"),
+    ResultTable("test_labels", TEST_LABELS, "run", later=True),
+    ResultTable("test_predictions", TEST_PREDICTIONS, "part", later=True),
+    ResultTable("comparisons", COMPARISONS, "warehouse"),
+    ResultTable("check_results", CHECK_RESULTS, "warehouse"),
 )
-# Kinds that runs of earlier probing versions lack, and are loaded without.
-LATER_KINDS = frozenset({"test_labels", "test_predictions"})
+TABLES: dict[str, pa.Schema] = {table.name: table.schema for table in _ALL}
+# What the parts of a run hold.
+PART_KINDS = tuple(table.name for table in _ALL if table.written_by == "part")
+# What a run writes, `runs` last: a run is finished when every kind is there.
+RESULT_KINDS = (*(table.name for table in _ALL if table.written_by != "warehouse" and table.name != "runs"), "runs")
+# Kinds that runs of earlier versions lack, and are loaded without.
+LATER_KINDS = frozenset(table.name for table in _ALL if table.later)
 # Columns that say when or how long, and so differ between two runs that agree on every result: no digest covers them.
 TIME_COLUMNS: dict[str, tuple[str, ...]] = {"runs": ("created_at",), "probe_fits": ("fit_seconds",)}
 VOLATILE_COLUMNS = frozenset({"created_at", "checked_at", "fit_seconds", "package_versions"})

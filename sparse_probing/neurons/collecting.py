@@ -3,6 +3,8 @@
 The plan (shards, batches, calibration rows) is that of an extraction to uint8 with the same spec, so the numbers are those
 of the activations that it would store. Memory grows with neurons, bins, contexts and features, not with rows: only the
 dataset itself (token ids, rows, labels) is held, as in an extraction. What is counted lives in the collectors.
+
+Long because what a pass collects, how its parts merge and the pass itself must agree on every axis.
 """
 
 from __future__ import annotations

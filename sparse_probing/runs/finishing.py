@@ -35,19 +35,15 @@ def _of_layers(
 def finished_tables(
     root: Location, run_id: str, layers: Sequence[int], best_parts: Sequence[str]
 ) -> dict[str, Iterable[pa.Table]]:
-    """Scores with q-values, fits and supports of a run, read from its parts one layer at a time as they are asked for."""
+    """Every kind that the parts of a run hold, scores with q-values; read one part at a time as they are asked for."""
     names = [results.layer_part(layer) for layer in layers]
 
     def parts(kind: str, names: Sequence[str]) -> Iterator[pa.Table]:
         return (results.read_part(root, run_id, part, kind) for part in names)
 
     rates = run_rates(_of_layers(root, run_id, layers, "neuron_scores", P_VALUE_COLUMNS))
-    return {
-        "neuron_scores": (with_q_values(table, rates) for table in parts("neuron_scores", names)),
-        "probe_fits": parts("probe_fits", [*names, *best_parts]),
-        "probe_supports": parts("probe_supports", [*names, *best_parts]),
-        "test_predictions": parts("test_predictions", [*names, *best_parts]),
-    }
+    tables: dict[str, Iterable[pa.Table]] = {kind: parts(kind, [*names, *best_parts]) for kind in results.PART_KINDS}
+    return tables | {"neuron_scores": (with_q_values(table, rates) for table in parts("neuron_scores", names))}
 
 
 P_VALUE_COLUMNS = ("feature", "p_value")

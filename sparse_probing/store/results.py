@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from sparse_probing.errors import DamageError
 from sparse_probing.schemas import FIT_TIMES, RESULT_KINDS, TABLES, fragment
+from sparse_probing.schemas import PART_KINDS as PART_KINDS
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import MANIFEST_NAME, FileEntry, file_digest, read_manifest, write_manifest
 from sparse_probing.store.parquet import read_table, write_table
@@ -20,7 +21,6 @@ from sparse_probing.store.soundness import is_whole
 
 # A run's id is the first characters of its digest.
 RUN_ID_LENGTH = 16
-PART_KINDS = ("neuron_scores", "probe_fits", "probe_supports", "test_predictions")
 
 
 def run_folder(root: Location, kind: str, run_id: str) -> Location:

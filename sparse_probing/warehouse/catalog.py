@@ -1,6 +1,7 @@
 """Tables and views as `sql/` defines them: found, created, and compared with the Arrow schemas.
 
-The text of every table and view is in `sql/`; no result is read or written here.
+The text of every view is in `sql/`, and of every table that a schema alone does not define; no result is read or written
+here.
 """
 
 from __future__ import annotations
@@ -76,9 +77,33 @@ def check_views() -> list[CheckView]:
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the tables that are not there yet."""
-    for path in sql_files(tables=True):
+    """Create the tables that are not there yet: those of `sql/0xx`, then those that only `schemas.TABLES` has."""
+    paths = sql_files(tables=True)
+    for path in paths:
         connection.execute(path.read_text(encoding="utf-8"))
+    defined = {object_name(path) for path in paths}
+    for name in (name for name in schemas.TABLES if name not in defined):
+        columns = ", ".join(
+            f'"{field.name}" {_DUCKDB_TYPES[field.type]}{"" if field.nullable else " not null"}'
+            for field in schemas.TABLES[name]
+        )
+        connection.execute(f'create table if not exists "{name}" ({columns})')
+
+
+def object_name(path: Path) -> str:
+    """Name of the table or view that a file of `sql/` defines."""
+    return path.stem.split("_", 1)[1]
+
+
+def new_columns() -> list[tuple[str, str]]:
+    """Name and meaning of each quantity that the header of a view introduces: ``-- column NAME: what it is``."""
+    return [
+        (name, meaning)
+        for path in sql_files(tables=False)
+        for name, meaning in re.findall(
+            r"^-- column (\w+): (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
+    ]
 
 
 def create_views(connection: duckdb.DuckDBPyConnection) -> None:
@@ -128,7 +153,7 @@ def _read_header(path: Path) -> CheckView:
     text = path.read_text(encoding="utf-8")
     fields = dict(re.findall(r"^-- (one row per|severity:|why:) (.+)$", text, flags=re.MULTILINE))
     return CheckView(
-        name=path.stem.split("_", 1)[1],
+        name=object_name(path),
         severity=fields["severity:"],
         grain=f"one row per {fields['one row per']}",
         why=fields["why:"],

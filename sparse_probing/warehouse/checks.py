@@ -1,26 +1,19 @@
 """Great Expectations suites over check views, over the frames that enter the rankings, and over datasets.
 
-The rules themselves are SQL views (`sql/9xx`); here they are executed, judged per run, and written to `check_results`.
-Great Expectations cannot talk to DuckDB, so it is fed frames. Importing this module takes seconds: import it late.
+The rules themselves are SQL views (`sql/9xx`); here they are executed, judged per run (`expectations`), and written to
+`check_results`. Importing this module takes seconds: import it late.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 import duckdb
-import great_expectations as gx
-import great_expectations.expectations as gxe
 import pandas as pd
 import pyarrow as pa
 
@@ -32,10 +25,18 @@ from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import MANIFEST_NAME, file_digest, find_manifest
 from sparse_probing.warehouse import catalog
 from sparse_probing.warehouse.connection import one_line, open_working
+from sparse_probing.warehouse.expectations import (
+    DETAIL_CHARACTERS,
+    Outcome,
+    Rule,
+    as_result,
+    complete,
+    gxe,
+    holds,
+    validate,
+)
+from sparse_probing.warehouse.expectations import CheckResult as CheckResult
 from sparse_probing.warehouse.working import is_damaged, writing
-
-# It reports every temporary folder that it makes, and sets this level itself when it is imported.
-logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
 
 VIEWS_SUITE = "check_views"
 FRAMES_SUITE = "entering_frames"
@@ -43,49 +44,6 @@ DATASET_SUITE = "dataset"
 # Raised when `check_dataset` would find something else in the same dataset.
 DATASET_SUITE_VERSION = 1
 CHECKED_NAME = "checked.json"
-_DETAIL_CHARACTERS = 500
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One check on one run: a row of `schemas.CHECK_RESULTS`, fields in its order.
-
-    Attributes
-    ----------
-    severity:
-        ``error`` or ``warning``: the gravest of the violations, or what one would cost where there is none.
-    n_violations:
-        Rows that violate the check; 1 if it could not be executed.
-    detail:
-        The first violation as text; None if the check passed.
-    """
-
-    run_id: str
-    check_name: str
-    suite: str
-    severity: str
-    n_violations: int
-    passed: bool
-    detail: str | None
-    checked_at: datetime
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """A named expectation and what breaking it costs."""
-
-    name: str
-    expectation: Any
-    severity: str = "error"
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """How a rule came out on a frame. `rows` are the positions that break it; None if the whole frame does."""
-
-    passed: bool
-    rows: tuple[int, ...] | None
-    detail: str
 
 
 def run_checks(working: Path, run_ids: Iterable[str], root: Location) -> list[CheckResult]:
@@ -213,21 +171,21 @@ def check_dataset(sequences: pd.DataFrame, labels: pd.DataFrame, *, run_id: str 
         columns = [name for name in ("label", "target") if name in placed.columns]
         placed["answer"] = placed[columns].bfill(axis=1).iloc[:, 0] if columns else None
     sequence_rules = [
-        *_complete("sequences", ("seq_id", "group_id", "source", "split", "n_tokens")),
-        _Rule("sequences_unique", gxe.ExpectColumnValuesToBeUnique(column="seq_id")),
-        _Rule("sequences_split_known", gxe.ExpectColumnValuesToBeInSet(column="split", value_set=list(schemas.SPLITS))),
-        _Rule("sequences_have_tokens", gxe.ExpectColumnValuesToBeBetween(column="n_tokens", min_value=1)),
+        *complete("sequences", ("seq_id", "group_id", "source", "split", "n_tokens")),
+        Rule("sequences_unique", gxe.ExpectColumnValuesToBeUnique(column="seq_id")),
+        Rule("sequences_split_known", gxe.ExpectColumnValuesToBeInSet(column="split", value_set=list(schemas.SPLITS))),
+        Rule("sequences_have_tokens", gxe.ExpectColumnValuesToBeBetween(column="n_tokens", min_value=1)),
     ]
     label_rules = [
-        *_complete("labels", ("feature", "seq_id", "answer")),
-        _Rule("labels_plus_or_minus_one", gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[-1, 1])),
-        _Rule("labels_of_known_sequences", gxe.ExpectColumnValuesToNotBeNull(column="n_tokens")),
-        _Rule("positions_not_negative", gxe.ExpectColumnValuesToBeBetween(column="position", min_value=0)),
-        _Rule("positions_within_sequence", gxe.ExpectColumnValuesToBeBetween(column="tokens_left", min_value=1)),
-        _Rule("labels_unique", gxe.ExpectCompoundColumnsToBeUnique(column_list=["feature", "seq_id", "where"])),
+        *complete("labels", ("feature", "seq_id", "answer")),
+        Rule("labels_plus_or_minus_one", gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[-1, 1])),
+        Rule("labels_of_known_sequences", gxe.ExpectColumnValuesToNotBeNull(column="n_tokens")),
+        Rule("positions_not_negative", gxe.ExpectColumnValuesToBeBetween(column="position", min_value=0)),
+        Rule("positions_within_sequence", gxe.ExpectColumnValuesToBeBetween(column="tokens_left", min_value=1)),
+        Rule("labels_unique", gxe.ExpectCompoundColumnsToBeUnique(column_list=["feature", "seq_id", "where"])),
     ]
     placed = placed.assign(where=placed["position"].fillna(-1) if "position" in placed.columns else None)
-    group_rules = [_Rule("groups_in_one_split", gxe.ExpectColumnValuesToBeBetween(column="n_splits", max_value=1))]
+    group_rules = [Rule("groups_in_one_split", gxe.ExpectColumnValuesToBeBetween(column="n_splits", max_value=1))]
     now = datetime.now(UTC)
     results = []
     for frame, rules in (
@@ -235,8 +193,8 @@ def check_dataset(sequences: pd.DataFrame, labels: pd.DataFrame, *, run_id: str 
         (placed, label_rules),
         (groups, group_rules),
     ):
-        outcomes = _validate(frame, rules)
-        results += [_result(run_id, DATASET_SUITE, rule, outcomes[rule.name], now) for rule in rules]
+        outcomes = validate(frame, rules)
+        results += [as_result(run_id, DATASET_SUITE, rule, outcomes[rule.name], now) for rule in rules]
     return results
 
 
@@ -273,16 +231,16 @@ def _check_views(
         rule
         for view in views
         for rule in (
-            _Rule(f"{view.name}:executed", gxe.ExpectColumnValuesToNotBeNull(column=view.name)),
-            _Rule(view.name, gxe.ExpectColumnValuesToBeBetween(column=view.name, min_value=0, max_value=0)),
+            Rule(f"{view.name}:executed", gxe.ExpectColumnValuesToNotBeNull(column=view.name)),
+            Rule(view.name, gxe.ExpectColumnValuesToBeBetween(column=view.name, min_value=0, max_value=0)),
         )
     ]
-    outcomes = _validate(wide, rules)
+    outcomes = validate(wide, rules)
     results = []
     for position, run_id in enumerate(run_ids):
         for view in views:
-            executed = _holds(outcomes[f"{view.name}:executed"], position)
-            passed = executed and _holds(outcomes[view.name], position)
+            executed = holds(outcomes[f"{view.name}:executed"], position)
+            passed = executed and holds(outcomes[view.name], position)
             count = counts[view.name][position]
             results.append(
                 CheckResult(
@@ -292,7 +250,7 @@ def _check_views(
                     severity=severities.get((view.name, run_id), view.severity if executed else "error"),
                     n_violations=int(count) if count is not None else 1,
                     passed=passed,
-                    detail=None if passed else details.get((view.name, run_id), "")[:_DETAIL_CHARACTERS],
+                    detail=None if passed else details.get((view.name, run_id), "")[:DETAIL_CHARACTERS],
                     checked_at=now,
                 )
             )
@@ -306,110 +264,53 @@ def _check_entering_frames(
     runs = connection.execute("select * exclude (layers) from runs where list_contains(?, run_id)", [run_ids]).df()
     features = connection.execute("select * from features where list_contains(?, run_id)", [run_ids]).df()
     run_rules = [
-        *_complete("runs", ("model", "revision", "weights_digest", "collection", "dataset_digest", "probing_digest")),
-        _Rule("runs_have_rows", gxe.ExpectColumnValuesToBeBetween(column="n_rows", min_value=1)),
-        _Rule("runs_have_neurons", gxe.ExpectColumnValuesToBeBetween(column="n_neurons", min_value=1)),
-        _Rule(
+        *complete("runs", ("model", "revision", "weights_digest", "collection", "dataset_digest", "probing_digest")),
+        Rule("runs_have_rows", gxe.ExpectColumnValuesToBeBetween(column="n_rows", min_value=1)),
+        Rule("runs_have_neurons", gxe.ExpectColumnValuesToBeBetween(column="n_neurons", min_value=1)),
+        Rule(
             "runs_split_mode_known",
             gxe.ExpectColumnValuesToBeInSet(column="split_mode", value_set=["group", "reference"]),
         ),
-        _Rule(
+        Rule(
             "runs_storage_dtype_known",
             gxe.ExpectColumnValuesToBeInSet(column="storage_dtype", value_set=["uint8", "float16", "float32"]),
         ),
-        _Rule(
+        Rule(
             "runs_clipping_is_a_share",
             gxe.ExpectColumnValuesToBeBetween(column="max_clipped_fraction", min_value=0, max_value=1),
         ),
-        _Rule("runs_clipping_is_a_number", gxe.ExpectColumnValuesToNotBeNull(column="max_clipped_fraction")),
+        Rule("runs_clipping_is_a_number", gxe.ExpectColumnValuesToNotBeNull(column="max_clipped_fraction")),
     ]
     feature_rules = [
-        *_complete("features", ("feature", "prevalence")),
-        _Rule(
+        *complete("features", ("feature", "prevalence")),
+        Rule(
             "features_task_known",
             gxe.ExpectColumnValuesToBeInSet(column="task", value_set=["classification", "regression"]),
         ),
         *[
-            _Rule(f"features_have_{split}_rows", gxe.ExpectColumnValuesToBeBetween(column=f"n_{split}", min_value=1))
+            Rule(f"features_have_{split}_rows", gxe.ExpectColumnValuesToBeBetween(column=f"n_{split}", min_value=1))
             for split in ("train", "test")
         ],
-        _Rule(
+        Rule(
             "features_prevalence_is_a_share",
             gxe.ExpectColumnValuesToBeBetween(column="prevalence", min_value=0, max_value=1),
         ),
     ]
     results = []
     for frame, rules in ((runs, run_rules), (features, feature_rules)):
-        outcomes = _validate(frame, rules)
+        outcomes = validate(frame, rules)
         present = frame["run_id"].tolist()
         for run_id in run_ids:
             mine = {position for position, found in enumerate(present) if found == run_id}
             for rule in rules:
                 outcome = outcomes[rule.name]
                 if not mine:
-                    outcome = _Outcome(False, None, "the run has no rows")
+                    outcome = Outcome(False, None, "the run has no rows")
                 elif outcome.rows is not None:
                     broken = tuple(row for row in outcome.rows if row in mine)
-                    outcome = _Outcome(not broken, broken, outcome.detail)
-                results.append(_result(run_id, FRAMES_SUITE, rule, outcome, now))
+                    outcome = Outcome(not broken, broken, outcome.detail)
+                results.append(as_result(run_id, FRAMES_SUITE, rule, outcome, now))
     return results
-
-
-def _complete(prefix: str, columns: Sequence[str]) -> list[_Rule]:
-    """Row count above zero and no nulls: what ToBeBetween and ToBeInSet let pass."""
-    rules = [_Rule(f"{prefix}_not_empty", gxe.ExpectTableRowCountToBeBetween(min_value=1))]
-    for name in columns:
-        rules.append(_Rule(f"{prefix}_{name}_not_null", gxe.ExpectColumnValuesToNotBeNull(column=name)))
-    return rules
-
-
-def _validate(frame: pd.DataFrame, rules: Sequence[_Rule]) -> Mapping[str, _Outcome]:
-    """Validate a frame against rules in an ephemeral context; outcome by the rule's name."""
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    asset = context.data_sources.add_pandas("frames").add_dataframe_asset("frame")
-    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame.reset_index(drop=True)})
-    expectations = []
-    for rule in rules:
-        rule.expectation.meta = {"rule": rule.name}
-        expectations.append(rule.expectation)
-    suite = gx.ExpectationSuite(name="rules", expectations=expectations)
-    outcomes = {}
-    for result in batch.validate(suite, result_format={"result_format": "COMPLETE"}).results:
-        name = result.expectation_config.meta["rule"]
-        found = dict(result.result or {})
-        rows = found.get("unexpected_index_list")
-        outcomes[name] = _Outcome(
-            passed=bool(result.success),
-            rows=tuple(int(row) for row in rows) if rows is not None else None,
-            detail=_describe(found, result.exception_info),
-        )
-    return outcomes
-
-
-def _describe(found: Mapping[str, Any], exception_info: Any) -> str:
-    unexpected = found.get("unexpected_list")
-    if unexpected:
-        return f"found {unexpected[0]!r}"
-    if "observed_value" in found:
-        return f"found {found['observed_value']!r}"
-    for part in [exception_info, *dict(exception_info or {}).values()]:
-        if isinstance(part, Mapping) and part.get("exception_message"):
-            return " ".join(str(part["exception_message"]).split())
-    return "could not be judged"
-
-
-def _holds(outcome: _Outcome, row: int) -> bool:
-    return outcome.passed if outcome.rows is None else row not in outcome.rows
-
-
-def _result(run_id: str, suite: str, rule: _Rule, outcome: _Outcome, now: datetime) -> CheckResult:
-    detail = None
-    if not outcome.passed:
-        where = f"row {outcome.rows[0]}: " if outcome.rows else ""
-        detail = (where + outcome.detail)[:_DETAIL_CHARACTERS]
-    n_violations = 0 if outcome.passed else max(1, len(outcome.rows or ()))
-    return CheckResult(run_id, rule.name, suite, rule.severity, n_violations, outcome.passed, detail, now)
 
 
 def _record(connection: duckdb.DuckDBPyConnection, results: Sequence[CheckResult]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -117,19 +117,31 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+_SOME_VALUE: tuple[tuple[Callable[[pa.DataType], bool], Any], ...] = (
+    (pa.types.is_string, "digest"),
+    (pa.types.is_floating, 0.5),
+    (pa.types.is_integer, 0),
+    (pa.types.is_boolean, False),
+    (pa.types.is_list, []),
+    (pa.types.is_binary, b""),
+    (pa.types.is_timestamp, datetime(2026, 1, 1, tzinfo=UTC)),
+)
+
+
 def complete(kind: str, row: Row) -> dict[str, Any]:
-    """The row with every column of its table; what has no default is 0.5, an empty text, or null."""
+    """The row with every column of its table; what has no default is null, or some value of its type."""
     full: dict[str, Any] = {}
+    defaults = {"run_id": "r1"} | DEFAULTS.get(kind, {})
     if kind == "runs":
         # Each a question of its own.
         row = {"spec": json.dumps({"run": row.get("run_id", "r1")}), **row}
     for field in schemas.TABLES[kind]:
-        if field.name in row or field.name in DEFAULTS[kind]:
-            full[field.name] = row.get(field.name, DEFAULTS[kind].get(field.name))
+        if field.name in row or field.name in defaults:
+            full[field.name] = row.get(field.name, defaults.get(field.name))
         elif field.nullable:
             full[field.name] = None
         else:
-            full[field.name] = "digest" if pa.types.is_string(field.type) else 0.5
+            full[field.name] = next(value for is_of, value in _SOME_VALUE if is_of(field.type))
     unknown = set(row) - set(full)
     if unknown:
         raise KeyError(f"{kind} has no {unknown}")
@@ -206,3 +218,6 @@ def write_run(root: Location, run_id: str, *, test_mcc: float = 0.5, features: S
             for probe_id in (f"{layer}/0", f"{feature}-{layer}")
         ],
     )
+    for kind in schemas.RESULT_KINDS:
+        if kind not in DEFAULTS:
+            write_fragment(root, kind, run_id, [])

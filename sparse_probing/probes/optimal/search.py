@@ -3,6 +3,8 @@
 The public functions, their checks of input and the order of work live here. The numerical parts are ``interior_point``
 (relaxation), ``hinge_dual`` and ``squared_dual`` (losses), ``cuts`` (bounds, fixing), ``incumbents`` (local search), ``tree``
 (branch and bound) and ``integer_model`` (Gurobi). No metrics, no splits: arrays in, a frozen result out.
+
+Long because the searches for labels and for targets go through the same steps, which are read in order.
 """
 
 from __future__ import annotations

