@@ -459,7 +459,7 @@ def test_the_snapshot_is_whole_and_needs_nothing_of_ours(root: Location, working
     os.utime(leftover, (0, 0))
     publish(working, snapshot)
     # What another process is writing right now stays; what one left that was killed days ago goes.
-    assert sorted(path.name for path in snapshot.parent.iterdir()) == [others.name, "results.duckdb"]
+    assert sorted(path.name for path in snapshot.parent.iterdir()) == [others.name, "published.json", "results.duckdb"]
     client = "import duckdb, sys; con = duckdb.connect(); con.execute(f\"attach '{sys.argv[1]}' as r (read_only)\"); "
     client += "print(con.execute('select feature from r.best_neuron_per_feature').fetchall())"
     output, errors = python(client, snapshot).communicate(timeout=900)
