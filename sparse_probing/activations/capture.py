@@ -221,12 +221,12 @@ class Capture:
             )
             self._room(hook, index, pooled).copy_(pooled)
         else:
-            room = self._room(hook, index, tensor)
+            space = self._room(hook, index, tensor)
             rows = tensor.reshape(flat_axes)
-            if point.is_whole and room.dtype == tensor.dtype:
-                torch.index_select(rows, 0, batch.flat, out=room)
+            if point.is_whole and space.dtype == tensor.dtype:
+                torch.index_select(rows, 0, batch.flat, out=space)
             else:
-                room.copy_(point.read(torch.index_select(rows, 0, batch.flat)))
+                space.copy_(point.read(torch.index_select(rows, 0, batch.flat)))
         self._seen.add((hook, index))
         if self._ends_early and len(self._seen) == self._n_points:
             raise _StopForward

@@ -42,7 +42,7 @@ class Options(TypedDict, total=False):
     n_bootstrap:
         Draws behind the interval of the test metric; 0, the default, for none.
     time_limit_seconds, solver:
-        Of each optimal selection: 60 seconds, and ``tree`` (needs no solver) or ``gurobi`` (an integer model).
+        Of each optimal selection: 60 seconds, and ``tree`` (needs no licence) or ``gurobi`` (an integer model).
     audit:
         Sizes at which Gurobi's integer model searches anew what an optimal method proved, True for all, False (the default)
         for none: `audited_by` and `audit_gap` of a fit hold the outcome, `message` why there is none.

@@ -37,7 +37,7 @@ from sparse_probing.probes.optimal.squared_dual import SquaredProblem
 from sparse_probing.probes.optimal.tree import Tree
 from sparse_probing.probes.solvers.logistic import UNIT_STANDARD_DEVIATIONS, plain_scaled
 
-Master = Literal["tree", "gurobi"]
+Solver = Literal["tree", "gurobi"]
 
 INNER_TOLERANCE = 1e-7
 FINAL_TOLERANCE = 1e-9
@@ -57,7 +57,7 @@ def fit_optimal(
     gap_tolerance: float = 1e-4,
     candidates: ArrayLike | None = None,
     warm_start: ArrayLike | None = None,
-    master: Master = "tree",
+    solver: Solver = "tree",
     seed: int = 0,
 ) -> OptimalFit:
     """Fit the probe with weighted hinge loss and ridge on the best k neurons of all.
@@ -92,7 +92,7 @@ def fit_optimal(
         Neurons to choose from; all by default. ``support`` still counts in columns of X.
     warm_start:
         A support to start from, of any size.
-    master:
+    solver:
         ``tree``: branch and bound on solved relaxations. ``gurobi``: an integer model with lazy cuts.
     seed:
         Of Gurobi's own choices; the rest of the method has none.
@@ -123,7 +123,7 @@ def fit_optimal(
         gap_tolerance=gap_tolerance,
         candidates=candidates,
         warm_start=warm_start,
-        master=master,
+        solver=solver,
         seed=seed,
     )[0]
 
@@ -141,7 +141,7 @@ def fit_optimal_path(
     gap_tolerance: float = 1e-4,
     candidates: ArrayLike | None = None,
     warm_start: ArrayLike | None = None,
-    master: Master = "tree",
+    solver: Solver = "tree",
     seed: int = 0,
 ) -> list[OptimalFit]:
     """Fit :func:`fit_optimal` for several k, in the order given; the time limit is for each.
@@ -151,7 +151,7 @@ def fit_optimal_path(
     """
     began = time.perf_counter()
     ks = [checked_k(k) for k in ks]
-    check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    check_options(time_limit_seconds, gap_tolerance, gamma, solver)
     matrix, labels, kept = checked_data(X, y, labelled)
     chosen = checked_neurons(candidates, matrix.shape[1], "candidates")
     if chosen is None:
@@ -164,7 +164,7 @@ def fit_optimal_path(
     matrix, units = _standardised(matrix if chosen.size == n_neurons else matrix[:, chosen], standardise, n_neurons)
     problem = HingeProblem(matrix, labels, w, gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
-    options = _Options(time_limit_seconds, gap_tolerance, master, seed)
+    options = _Options(time_limit_seconds, gap_tolerance, solver, seed)
     fits = _fit_path(problem, chosen, ks, seeds, options, began)
     return [replace(units.restore(fit, chosen), classes=label_classes(y)) for fit in fits]
 
@@ -181,7 +181,7 @@ def fit_optimal_regression(
     gap_tolerance: float = 1e-4,
     candidates: ArrayLike | None = None,
     warm_start: ArrayLike | None = None,
-    master: Master = "tree",
+    solver: Solver = "tree",
     seed: int = 0,
 ) -> OptimalFit:
     """Fit ridge regression on the best k neurons of all.
@@ -193,7 +193,7 @@ def fit_optimal_regression(
     """
     began = time.perf_counter()
     k = checked_k(k)
-    check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    check_options(time_limit_seconds, gap_tolerance, gamma, solver)
     matrix = checked_matrix(X)
     target = np.asarray(y, dtype=np.float64)
     if target.shape == (matrix.shape[0],):
@@ -211,7 +211,7 @@ def fit_optimal_regression(
     matrix, units = _standardised(matrix[:, chosen], standardise, matrix.shape[1])
     problem = SquaredProblem(matrix, target, target.size**-0.5 if gamma is None else gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
-    fit = _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
+    fit = _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, solver, seed), began)[0]
     return units.restore(fit, chosen)
 
 
@@ -261,7 +261,7 @@ def _standardised(matrix: Array, standardise: bool, n_neurons: int) -> tuple[Arr
 class _Options:
     time_limit_seconds: float
     gap_tolerance: float
-    master: Master
+    solver: Solver
     seed: int
 
 
@@ -345,7 +345,7 @@ def _fit_one(
         bound = max(bound, level)
     elif bound < level:
         likely = root.shares[left] * root.gains.max() + root.gains[left]
-        search = _search_tree if options.master == "tree" else _search_gurobi
+        search = _search_tree if options.solver == "tree" else _search_gurobi
         found, nodes, status = search(part, incumbent, fixed, free, likely, inner, slack, options, deadline)
         bound = max(bound, min(found, dropped))
     support = left[list(incumbent.support)]

@@ -39,7 +39,7 @@ _WAIT_SECONDS = 3600.0
 _POLL_SECONDS = 0.5
 
 
-class Target:
+class ArtifactWriter:
     """One artifact of a pass.
 
     Parameters
