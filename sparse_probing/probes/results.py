@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparse_probing import showing
 from sparse_probing.errors import InputError
-from sparse_probing.probes import showing
 from sparse_probing.schemas import CLASSIFICATION_METRICS, PROBE_FITS, REGRESSION_METRICS, SPLITS
 
 # How a fit ended. Only the first two mean that the method did all it set out to do.

@@ -15,6 +15,8 @@ import duckdb
 from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.settings import load_settings
 
+Connection = duckdb.DuckDBPyConnection
+
 # Core, parquet, json and icu are in the wheel; anything else would be downloaded at run time.
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 _WORD_SECONDS = 30.0

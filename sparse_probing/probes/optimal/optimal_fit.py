@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from sparse_probing.probes import showing
+from sparse_probing import showing
 from sparse_probing.probes.optimal.interior_point import Array
 from sparse_probing.schemas import PROBE_FITS, PROBE_SUPPORTS
 

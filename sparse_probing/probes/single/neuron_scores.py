@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from sparse_probing import showing
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.probes import showing
 from sparse_probing.schemas import NEURON_BEST_METRICS, NEURON_METRICS, NEURON_SCORES, SPLITS
 
 Floats = NDArray[np.float64]
