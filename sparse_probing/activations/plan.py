@@ -42,6 +42,17 @@ class Selection:
         (n_rows,) index of the row's sequence, ascending.
     start, stop:
         (n_rows,) positions in the unpadded sequence.
+
+    Examples
+    --------
+    Tokens 2 and 3 of the first sequence, token 1 of the second, each a row:
+
+    >>> import numpy as np
+    >>> from sparse_probing import Selection
+    >>> at = np.array([2, 3, 1])
+    >>> rows = Selection("none", sequence=np.array([0, 0, 1]), start=at, stop=at + 1)
+    >>> len(rows)
+    3
     """
 
     pooling: Pooling

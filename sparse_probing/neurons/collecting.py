@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_probing import config
+from sparse_probing import config, showing
 from sparse_probing.activations.capture import Capture, collate
 from sparse_probing.activations.extraction import activations_digest, plan_row_bytes
 from sparse_probing.activations.plan import (
@@ -50,7 +50,7 @@ Progress = Callable[[int, int], None]
 _KEPT_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Collected:
     """What one pass, or one part of it, found out about every neuron of every layer.
 
@@ -82,6 +82,26 @@ class Collected:
     statistics: NeuronStatistics | None
     contexts: TopContexts | None
     levels: LevelTables | None
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        there = [name for name in EVERYTHING if getattr(self, name) is not None]
+        columns = {"layer": [str(layer) for layer in self.layers[: 2 * showing.N_SHOWN]]}
+        if self.statistics is not None:
+            shown = slice(0, 2 * showing.N_SHOWN)
+            columns["mean"] = [showing.digits(row.mean()) for row in self.statistics.mean[shown]]
+            columns["low"] = [showing.digits(row.min()) for row in self.statistics.low[shown]]
+            columns["high"] = [showing.digits(row.max()) for row in self.statistics.high[shown]]
+            columns["sparsity"] = [showing.decimals(row.mean()) for row in self.statistics.sparsity[shown]]
+        rest = len(self.layers) - len(columns["layer"])
+        rows = "" if self.statistics is None else f" of {self.statistics.n_rows} rows"
+        headline = f"Collected {', '.join(there)}{rows}: {len(self.shards)} of {self.n_shards} shards"
+        return headline, columns, f"and {rest} more layers" if rest else ""
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
 
     @property
     def is_complete(self) -> bool:

@@ -6,11 +6,12 @@ Importing this module imports no solver: `METHODS[name]` loads the function's mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+from sparse_probing import showing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +94,18 @@ class Method:
         Whether y holds labels or a real-valued target.
     summary:
         One line for lists.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import METHODS
+    >>> X = np.random.default_rng(0).standard_normal((400, 20))
+    >>> y = X[:, 3] + X[:, 11] > 0
+    >>> fits = METHODS["heuristic_sparsity_sweep"](X, y, k_values=[1, 2, 4])
+    >>> fits.best_first()[0].k >= 2
+    True
+    >>> fits.table().column_names[:3]
+    ['method', 'variant', 'ranking']
     """
 
     name: str
@@ -213,4 +226,36 @@ _ALL = (
     Method("dense_regression_probe", "regression:dense", "ridge regression on every neuron", "regression"),
     Method("heuristic_sparse_regression_sweep", "regression:sweep", "least squares on the top k", "regression"),
 )
-METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
+
+
+class Methods(Mapping[str, Method]):
+    """Methods by name; a mapping that can show itself."""
+
+    def __init__(self, methods: Iterable[Method]) -> None:
+        self._methods = {method.name: method for method in methods}
+
+    def __getitem__(self, name: str) -> Method:
+        return self._methods[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        columns: dict[str, list[str]] = {
+            "name": list(self._methods),
+            "task": [method.task for method in self._methods.values()],
+            "what it fits": [method.summary for method in self._methods.values()],
+        }
+        return f"{len(self)} probing methods", columns, ""
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
+
+METHODS = Methods(_ALL)

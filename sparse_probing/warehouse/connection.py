@@ -40,6 +40,12 @@ def connect(path: str | Path | None = None) -> duckdb.DuckDBPyConnection:
     InputError
         If there is no snapshot at the path, the file is no DuckDB database, someone has it open for writing, or a
         write-ahead log that someone left beside it does not fit it.
+
+    Examples
+    --------
+    >>> from sparse_probing import connect
+    >>> with connect() as results:
+    ...     best = results.sql("select feature, layer, neuron, test_mcc from best_neuron_per_feature").fetchall()
     """
     snapshot = Path(path) if path is not None else load_settings().snapshot_path
     if not snapshot.is_file():

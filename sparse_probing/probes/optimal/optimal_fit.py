@@ -141,3 +141,37 @@ class OptimalFit:
 
     def _repr_html_(self) -> str:
         return showing.as_html(*self._shown())
+
+
+class OptimalFits(list[OptimalFit]):
+    """Fits of one problem at several k, in the order asked for; a list that can show itself."""
+
+    def table(self) -> pa.Table:
+        """The tables of the fits one after the other: one row per fit and neuron of its support."""
+        return pa.concat_tables([fit.table() for fit in self])
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        shown = self[: 2 * showing.N_SHOWN]
+        columns = {
+            "k": [str(len(fit.support)) for fit in shown],
+            "status": [fit.status for fit in shown],
+            "objective": [showing.digits(fit.objective) for fit in shown],
+            "bound": [showing.digits(fit.bound) for fit in shown],
+            "gap": [f"{fit.gap:.1e}" for fit in shown],
+            "support": [_first_of(fit.support) for fit in shown],
+        }
+        rest = len(self) - len(shown)
+        more = f"and {rest} more fits; .table() has all" if rest else ""
+        return f"{len(self)} optimal fit{'' if len(self) == 1 else 's'}", columns if shown else {}, more
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
+
+def _first_of(support: NDArray[np.int64]) -> str:
+    rest = len(support) - 2 * showing.N_SHOWN
+    named = ", ".join(str(neuron) for neuron in support[: 2 * showing.N_SHOWN])
+    return f"{named} and {rest} more" if rest > 0 else named

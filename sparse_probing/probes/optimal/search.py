@@ -33,6 +33,7 @@ from sparse_probing.probes.optimal.inputs import (
 )
 from sparse_probing.probes.optimal.interior_point import Array
 from sparse_probing.probes.optimal.optimal_fit import OptimalFit as OptimalFit
+from sparse_probing.probes.optimal.optimal_fit import OptimalFits as OptimalFits
 from sparse_probing.probes.optimal.squared_dual import SquaredProblem
 from sparse_probing.probes.optimal.tree import Tree
 from sparse_probing.probes.solvers.logistic import UNIT_STANDARD_DEVIATIONS, plain_scaled
@@ -100,6 +101,7 @@ def fit_optimal(
     Returns
     -------
     OptimalFit
+        The probe, what is proved about it, and its predictions.
 
     Raises
     ------
@@ -107,6 +109,18 @@ def fit_optimal(
         If X or y hold something no probe can be fitted to.
     InputError
         If a parameter is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import fit_optimal
+    >>> X = np.random.default_rng(0).standard_normal((300, 20))
+    >>> y = X[:, 3] + X[:, 11] > 0
+    >>> fit = fit_optimal(X, y, 2)
+    >>> fit.support.tolist(), fit.status, fit.gap <= 1e-4
+    ([3, 11], 'optimal', True)
+    >>> bool(fit.predict(X[:1])[0]) == bool(y[0])
+    True
 
     Source: Bertsimas, Pauphilet and Van Parys, *Sparse classification: a scalable discrete optimization perspective*,
     Machine Learning 110 (2021): the dual, the cut and the relaxation.
@@ -143,11 +157,33 @@ def fit_optimal_path(
     warm_start: ArrayLike | None = None,
     solver: Solver = "tree",
     seed: int = 0,
-) -> list[OptimalFit]:
-    """Fit :func:`fit_optimal` for several k, in the order given; the time limit is for each.
+) -> OptimalFits:
+    """Fit `fit_optimal` for several k, in the order given; the time limit is for each.
 
     Work goes upwards in k: each best support, with one neuron more, starts the next, so the objective never rises with
-    k; the cuts of one k serve the others. Parameters and errors as there.
+    k; the cuts of one k serve the others. Parameters and errors as in `fit_optimal`.
+
+    Parameters
+    ----------
+    ks:
+        Neurons allowed in each fit.
+
+    Returns
+    -------
+    OptimalFits
+        A list with an `OptimalFit` for each k.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import fit_optimal_path
+    >>> X = np.random.default_rng(0).standard_normal((300, 20))
+    >>> y = X[:, 3] + X[:, 11] > 0
+    >>> fits = fit_optimal_path(X, y, [1, 2])
+    >>> fits[1].support.tolist(), fits[1].status
+    ([3, 11], 'optimal')
+    >>> fits[1].objective <= fits[0].objective
+    True
     """
     began = time.perf_counter()
     ks = [checked_k(k) for k in ks]
@@ -166,7 +202,7 @@ def fit_optimal_path(
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
     options = _Options(time_limit_seconds, gap_tolerance, solver, seed)
     fits = _fit_path(problem, chosen, ks, seeds, options, began)
-    return [replace(units.restore(fit, chosen), classes=label_classes(y)) for fit in fits]
+    return OptimalFits(replace(units.restore(fit, chosen), classes=label_classes(y)) for fit in fits)
 
 
 def fit_optimal_regression(

@@ -8,6 +8,7 @@ permutation nulls are elsewhere.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from sparse_probing.probes.single.levels import (
     mutual_information,
     power_sums,
 )
-from sparse_probing.probes.single.neuron_scores import NeuronScores
+from sparse_probing.probes.single.neuron_scores import FeatureScores, NeuronScores
 from sparse_probing.probes.workspace import Workspace, borrowed_workspace
 from sparse_probing.schemas import SCORE_METRICS, SPLITS
 
@@ -85,6 +86,23 @@ def score_neurons(
     ------
     DataError
         If shapes, labels or split codes do not fit, an activation is not finite, or train lacks one class.
+
+    Examples
+    --------
+    Neuron 3 of eight rises with the feature:
+
+    >>> import numpy as np
+    >>> from sparse_probing import score_neurons
+    >>> y = np.arange(400) % 2 == 0
+    >>> X = np.random.default_rng(0).standard_normal((400, 8))
+    >>> X[:, 3] += 4 * y
+    >>> scores = score_neurons(X, y)
+    >>> int(scores.best_first()[0]), int(scores.direction[3])
+    (3, 1)
+    >>> bool(scores.metrics["test"]["mcc"][3] > 0.8)
+    True
+    >>> scores.table().column_names[:3]
+    ['neuron', 'coef', 'intercept']
     """
     signs = as_signs(y, labelled)
     if signs.ndim != 1:
@@ -115,7 +133,8 @@ def score_features(
     c: float = 1.0,
     rng: np.random.Generator | int = 0,
     n_threads: int | None = None,
-) -> list[NeuronScores]:
+    features: Sequence[str] | None = None,
+) -> FeatureScores:
     """Score every neuron for several features that share rows: one counting pass serves all of them.
 
     Parameters
@@ -124,11 +143,31 @@ def score_features(
         (n_samples, n_features), coded as y in `score_neurons`, all columns alike.
     labelled:
         (n_samples, n_features) or (n_samples,) bool. Other parameters as in `score_neurons`.
+    features:
+        (n_features,) names of the columns of Y; their numbers if absent.
+
+    Returns
+    -------
+    FeatureScores
+        A list with the `NeuronScores` of each feature, in the order of the columns of Y.
 
     Raises
     ------
     DataError
-        As in `score_neurons`; the feature is named by its column.
+        As in `score_neurons`, the feature named by its column; or if the number of names is not that of the columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import score_features
+    >>> Y = np.stack([np.arange(400) % 2 == 0, np.arange(400) % 3 == 0], axis=1)
+    >>> X = np.random.default_rng(0).standard_normal((400, 8))
+    >>> X[:, [2, 5]] += 4 * Y
+    >>> scores = score_features(X, Y, features=["even", "threes"])
+    >>> [int(one.best_first()[0]) for one in scores]
+    [2, 5]
+    >>> scores.table().num_rows
+    16
     """
     table = np.asarray(X)
     if table.ndim != 2 or table.shape[1] == 0:
@@ -149,6 +188,9 @@ def score_features(
         raise DataError(f"X has type {table.dtype}; expected uint8 levels or floats.")
 
     n_features = labels.shape[1]
+    names = [str(column) for column in range(n_features)] if features is None else list(features)
+    if len(names) != n_features:
+        raise DataError(f"{len(names)} names for {n_features} features.", remedy="Name every column of Y, or none.")
     columns = label_columns(labels, codes)
     workers = n_threads or min(4, os.cpu_count() or 1)
     # As many chunks for each thread, none larger than a block.
@@ -171,7 +213,7 @@ def score_features(
             joined = _joined([scored[feature] for scored in scored_chunks])
             return replace(_assemble(joined, low, step, sizes[feature], of_levels), classes=classes)
 
-        return list(each(assemble, range(n_features)))
+        return FeatureScores(each(assemble, range(n_features)), names)
 
 
 def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
