@@ -259,3 +259,4 @@ class Methods(Mapping[str, Method]):
 
 
 METHODS = Methods(_ALL)
+"""The sixteen experiment names of Gurnee et al. (2023), each with its `Method`."""

@@ -81,6 +81,13 @@ def score_neurons(
         Generator or seed of the split that is made where none is given.
     n_threads:
         Threads over chunks of neurons; up to four if absent. Results do not depend on it.
+    offset, scale:
+        (n_neurons,) of uint8 levels, in units of activation; only with those.
+
+    Returns
+    -------
+    NeuronScores
+        Coefficients, thresholds and metrics of every neuron, each an array (n_neurons,).
 
     Raises
     ------
