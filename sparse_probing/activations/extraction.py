@@ -1,9 +1,9 @@
 """A finished dataset and a resolved model to finished activations artifacts: one pass, bounded memory, resumable.
 
 Order of work: shards of training text are staged as float16 until the quantisation ranges can be taken from them (uint8
-only); everything else is encoded on the device at once. While the model runs, copies and writing go on behind it; a
-bounded number of buffers holds the model back when the disk is slower. One pass can feed several artifacts (`writers`),
-say of several hooks; each gets the bytes that it would have got alone. Layout: `store.matrices`; plan: `plan`.
+only); everything else is encoded on the device at once. While the model runs, copies and writing go on in the background; a
+bounded number of buffers makes the model wait if the disk is slower. One pass can write several artifacts (`writers`),
+of several hooks for example; each has the same bytes as if it were extracted alone. Layout: `store.matrices`; plan: `plan`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SHARDS_BEFORE_RAISE = 8
 
 
 def activations_digest(spec: ExtractionSpec, resolved: ResolvedModel, dataset_digest: str) -> str:
-    """SHA-256 of what decides the stored numbers: spec, dataset, weights, dtype and attention implementation."""
+    """SHA-256 of all that the stored numbers depend on: spec, dataset, weights, dtype and attention implementation."""
     inputs = {
         "dataset": dataset_digest,
         "weights": resolved.weights_digest,
@@ -103,11 +103,11 @@ def extract_datasets(
     progress: Progress | None = None,
     shard: tuple[int, int] | None = None,
 ) -> list[Location]:
-    """Extract the labelled rows of a finished dataset in several ways (hooks, say) with one pass of the model.
+    """Extract the labelled rows of a finished dataset in several ways (at several hooks, for example) with one pass of the model.
 
-    Each spec has an artifact of its own, with the digest and the files of an extraction of that spec alone; what is
-    finished is left alone. A call that was interrupted is taken up where it stopped, and ends with the same bytes as an
-    undisturbed one: a shard is run again if one of the artifacts lacks it, and written for those that do.
+    Each spec has an artifact of its own, with the digest and the files of an extraction of that spec alone; finished
+    artifacts are not touched. After an interruption, the same call continues where it stopped and ends with the same bytes as
+    an uninterrupted one: a shard is run again if one of the artifacts lacks it, and written for those that do.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def extract_datasets(
         Called with (tokens done, tokens in all) at the beginning and after each batch.
     shard:
         (i, n): do only the i-th of n parts, 0 ≤ i < n, so that machines with a common root share one extraction. All n
-        must run: quantisation waits until every part has staged its share. Whoever is last finishes the artifacts.
+        must run: quantisation waits until every part has staged its share. The part that ends last finishes the artifacts.
 
     Returns
     -------

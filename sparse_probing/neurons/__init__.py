@@ -1,6 +1,6 @@
-"""What is said of a neuron beyond its scores: statistics, contexts and level counts from one pass, nothing stored.
+"""Descriptions of neurons beyond their scores: statistics, contexts and level counts from one pass; no activation is stored.
 
-`collect` makes the pass; it is loaded when first asked for, since it needs torch.
+`collect` runs the pass; it is loaded when it is first used, since it needs torch.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The plan (shards, batches, calibration rows) is that of an extraction to uint8 with the same spec, so the numbers are those
 of the activations that it would store. Memory grows with neurons, bins, contexts and features, not with rows: only the
-dataset itself (token ids, rows, labels) is held, as in an extraction. What is counted lives in the collectors.
+dataset itself (token ids, rows, labels) is held, as in an extraction. The counts are kept by the collectors.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ _KEPT_BYTES = 1 << 30
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Collected:
-    """What one pass, or one part of it, found out about every neuron of every layer.
+    """Results of one pass, or of one part of it, for every neuron of every layer.
 
     Attributes
     ----------
     digest:
-        Of dataset, weights and spec: only parts that agree in it can be merged. A model that was handed in has no digest
-        of its weights; that all parts have seen the same one is then the caller's word.
+        Of dataset, weights and spec: only parts that agree in it can be merged. For a model object there is no digest
+        of the weights; the caller must then make sure that all parts used the same model.
     dataset_digest, spec, bos_token_id:
         The dataset, and how it was read.
     layers:
         What the model calls the layers; axis 0 of every array is in this order.
     shards, n_shards:
-        Shards of the dataset taken in so far, and how many there are.
+        Shards of the dataset processed so far, and their total number.
     ranges:
         Quantisation ranges, from training rows: bins of the histograms, and levels. None if neither was asked for.
     statistics, contexts, levels:

@@ -1,7 +1,7 @@
 """One feature's arrays in the shape that every method wants: labelled rows, their split, activations by column.
 
-Arrays are checked here and nowhere else. No fitting. `ProbeData` keeps stored levels as they are and turns columns into
-activations when asked.
+Arrays are checked here and nowhere else. Nothing is fitted here. `ProbeData` keeps stored levels as they are and converts
+columns to activations on request.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ProbeData:
     offset, scale:
         (n_neurons,); activation = offset + scale * X. Zero and one for floats.
     row_ids:
-        (n_rows,) rows of the arrays handed in.
+        (n_rows,) row of each in the arrays that were passed in.
     """
 
     X: NDArray[Any]
@@ -180,7 +180,7 @@ def prepare(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TargetData(ProbeData):
-    """Rows with a target. `positive` tells which targets lie above the training median, for criteria made for classes."""
+    """Rows with a target. `positive` marks targets above the training median, for criteria that need classes."""
 
     target: Floats
 
@@ -227,7 +227,7 @@ def prepare_targets(
 
 
 def middle_of(training: Floats) -> float:
-    """Where targets become classes: their training median, or the mean where none lies above that."""
+    """Threshold that divides targets into classes: the training median, or the mean if no target exceeds the median."""
     middle = np.median(training)
     return float(middle if (training > middle).any() else np.mean(training))
 

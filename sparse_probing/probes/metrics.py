@@ -90,7 +90,7 @@ def _fowlkes_mallows(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Margin:
-    """How many samples lie at each score, whatever their class: what the curves of all features of a neuron share.
+    """Number of samples at each score, both classes together: shared by the curves of all features of a neuron.
 
     Attributes
     ----------

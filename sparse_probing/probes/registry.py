@@ -1,6 +1,6 @@
 """The registry of probing methods: the reference's sixteen experiment names, one signature, loaded when called.
 
-A `Method` has its arrays prepared and hands a frozen `Request` to one function of `experiments`; nothing is fitted here.
+A `Method` prepares the arrays and passes a frozen `Request` to one function of `experiments`; nothing is fitted here.
 Importing this module imports no solver: `METHODS[name]` loads the function's module when it is first called.
 """
 
@@ -27,7 +27,7 @@ Solver = Literal["tree", "gurobi"]
 
 
 class Options(TypedDict, total=False):
-    """What a method can be asked for; each has a default.
+    """Options of a method; each has a default.
 
     Keys
     ----
@@ -39,14 +39,14 @@ class Options(TypedDict, total=False):
         Neurons that the optimal methods choose from, the best of the ranking: 50 in Gurnee et al. (2023). The whole layer
         if absent, so that what they prove holds for every neuron.
     scores:
-        `score_neurons` of the same arrays, to rank by without counting again.
+        Result of `score_neurons` on the same arrays, so that the ranking need not count again.
     n_bootstrap:
         Draws behind the interval of the test metric; 0, the default, for none.
     time_limit_seconds, solver:
         Of each optimal selection: 60 seconds, and ``tree`` (needs no licence) or ``gurobi`` (an integer model).
     audit:
-        Sizes at which Gurobi's integer model searches anew what an optimal method proved, True for all, False (the default)
-        for none: `audited_by` and `audit_gap` of a fit hold the outcome, `message` why there is none.
+        Values of k at which Gurobi's integer model repeats the search of an optimal method; True for all, False (the default)
+        for none. `audited_by` and `audit_gap` of a fit hold the outcome; if there is none, `message` says why.
     """
 
     k_values: Sequence[int] | None
@@ -61,7 +61,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a method's function gets: the name it was called by, prepared rows of one feature, and `Options` with defaults."""
+    """Argument of a method's function: the method's name, the prepared rows of one feature, and `Options` with defaults."""
 
     method: str
     data: ProbeData

@@ -1,4 +1,4 @@
-"""Which samples train, which compare, which report: splits by group, and the reference's random split.
+"""Splits into train, validation and test: by group, and the reference's random split.
 
 Codes everywhere in `probes`: 0 train, 1 validation, 2 test. No probe is fitted here.
 """

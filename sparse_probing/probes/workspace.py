@@ -39,7 +39,7 @@ _idle: list[Workspace] = []
 
 @contextmanager
 def borrowed_workspace() -> Iterator[Workspace]:
-    """A workspace that nobody else uses meanwhile; as many are kept as were ever used at once."""
+    """Lend a workspace that no other thread uses at the same time; workspaces are kept for later calls."""
     try:
         lent = _idle.pop()
     except IndexError:

@@ -1,4 +1,4 @@
-"""What a certified probe may be asked for: checks of arrays and options, each with its remedy."""
+"""Checks of the arrays and options of a certified probe; each error has its remedy."""
 
 from __future__ import annotations
 

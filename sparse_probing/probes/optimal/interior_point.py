@@ -1,7 +1,6 @@
 """An interior point for the hinge-loss dual of a sparse probe: a box QP of low rank, in plain NumPy.
 
-Here live the relaxation's solver and the repair of a dual point. Nothing here knows of branching, of time limits, or of
-Gurobi.
+This module has the relaxation's solver and the repair of a dual point. Branching, time limits and Gurobi are elsewhere.
 
 Rows of ``Z`` are neurons: ``Z[j, i] = y_i x_ij``. For a dual point ``u`` write ``g_j = Σ_i u_i Z[j, i]``.
 """

@@ -1,4 +1,4 @@
-"""What `optimal` hands back: a sparse probe with its proof, its predictions, a table, and how it shows itself."""
+"""The result of `fit_optimal`: a sparse probe with its proof, its predictions, a table and its display."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class OptimalFit:
     support:
         (k,) neurons, ascending.
     coef, intercept:
-        (k,) coefficients in the order of ``support``, and scalar, in units of X as it was handed in: the score of a
+        (k,) coefficients in the order of ``support``, and scalar, in the units of X: the score of a
         sample is ``X[:, support] @ coef + intercept``.
     coef_scaled:
-        (k,) the coefficients that the ridge holds down: per ten standard deviations, or ``coef`` itself without
+        (k,) the coefficients that the ridge penalises: per ten standard deviations, or ``coef`` itself without
         standardisation.
     objective:
-        Value of the training objective, on standardised activations where they were standardised.
+        Value of the training objective, on standardised activations if `standardise` was True.
     bound:
-        No k neurons can do better than this. Holds whatever the status.
+        Lower bound on the objective of every support of k neurons; valid for every status.
     gap:
         ``(objective − bound) / |objective|``.
     status:
@@ -43,18 +43,18 @@ class OptimalFit:
     n_nodes:
         Relaxations solved in the tree, or nodes that Gurobi explored.
     n_fixed:
-        Neurons that were proved to lie outside every better support before the search.
+        Neurons that were excluded before the search, by proof that no better support contains them.
     n_candidates_left:
         Neurons that entered the search.
     seconds:
         Wall time.
     n_candidates, n_neurons:
-        Neurons that were searched, and columns of X: what is proved holds for supports of the former.
+        Neurons that were searched, and columns of X. The proof covers supports among the neurons searched.
     ridge:
         λ in the objective's λ/2 ‖β‖²: 1/γ.
     unit_standard_deviations:
-        Unit of the activations that ``coef_scaled`` multiplies, in standard deviations of the rows fitted; None where they
-        were fitted as handed in.
+        Unit of the activations that ``coef_scaled`` multiplies, in standard deviations of the rows fitted; None if
+        they were not standardised.
     phase_seconds:
         Wall time of ``root``, ``incumbent``, ``search``.
     classes:
@@ -86,7 +86,7 @@ class OptimalFit:
         return np.asarray(X, dtype=np.float64)[:, self.support] @ self.coef + self.intercept
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Predictions for X (n_samples, n_neurons), all columns of the X that was fitted and in its units: nothing to scale.
+        """Predictions for X (n_samples, n_neurons), with all columns, in the units of the X that was fitted.
 
         Returns
         -------

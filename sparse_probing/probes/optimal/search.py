@@ -1,6 +1,6 @@
 """The best k neurons there are, with a proof: cardinality-constrained probes solved to a certified gap.
 
-The public functions, their checks of input and the order of work live here. The numerical parts are ``interior_point``
+This module has the public functions and the order of work. The numerical parts are ``interior_point``
 (relaxation), ``hinge_dual`` and ``squared_dual`` (losses), ``cuts`` (bounds, fixing), ``incumbents`` (local search), ``tree``
 (branch and bound) and ``integer_model`` (Gurobi). No metrics, no splits: arrays in, a frozen result out.
 """
@@ -76,27 +76,27 @@ def fit_optimal(
         (n_samples,) bool: the rows whose y is a label; all of them if absent.
     standardise:
         Fit on activations less their mean, divided by ten times their standard deviation over the labelled rows, as in
-        Gurnee et al. (2023). The ridge makes the scale matter, and the default ``gamma`` is meant for this one; at unit
-        scale the relaxation is weak and little can be certified. False leaves X as it is. Coefficients and predictions
+        Gurnee et al. (2023). The ridge penalty depends on the scale, and the default ``gamma`` is meant for this
+        one; at unit scale the relaxation is weak and few fits can be certified. False uses X unchanged. Coefficients and predictions
         are in units of X either way.
     k:
-        Neurons allowed; more than there are means all of them.
+        Largest number of neurons in the support; all neurons if k exceeds their number.
     weights:
         ``balanced`` (``1/(2 · share of the sample's class)``), None (all one) or (n_samples,) positive weights.
     gamma:
         Inverse ridge penalty; ``n_samples ** -0.5`` by default.
     time_limit_seconds:
-        Wall time; on reaching it the best probe so far comes back with its gap.
+        Wall time; when it is reached, the best probe so far is returned with its gap.
     gap_tolerance:
         Relative gap at which a probe counts as optimal.
     candidates:
-        Neurons to choose from; all by default. ``support`` still counts in columns of X.
+        Column numbers of the neurons to choose from; all by default. ``support`` holds column numbers of X in any case.
     warm_start:
         A support to start from, of any size.
     solver:
         ``tree``: branch and bound on solved relaxations. ``gurobi``: an integer model with lazy cuts.
     seed:
-        Of Gurobi's own choices; the rest of the method has none.
+        Seed of Gurobi; the tree search is deterministic.
 
     Returns
     -------

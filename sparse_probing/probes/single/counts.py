@@ -1,7 +1,7 @@
 """How often each level of each neuron occurs in each class and split: the sufficient statistic of one-neuron probes.
 
 Stored activations have at most 256 levels a neuron. `count_levels` makes one pass over them for all features together;
-`LevelCounts` add up across shards, machines and time, to the last bit. Fitting and metrics live in `single`.
+`LevelCounts` of shards add up exactly. Fitting and metrics are in `scoring`.
 
 The pass is a sparse product: row i of the codes has one entry per neuron, at (neuron, level), and summing the rows of that
 one-hot matrix that a label column marks gives the column's counts. SciPy runs it at about half a nanosecond per entry,

@@ -1,10 +1,10 @@
 """One-neuron probes from class-by-level counts, for many neurons at once.
 
-Rows here are neurons, columns the 256 levels, rising. Quantities are in units of levels; `single` turns them into
+Rows are neurons, columns the 256 levels in ascending order. Quantities are in units of levels; `scoring` converts them to
 activations. Nothing here counts samples or checks input.
 
 Every sum along a row is taken row by row (no matrix products of rounded numbers), so that a row's results do not depend
-on which rows it is worked on with.
+on the other rows of the block.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One-neuron scores of a layer as one frozen result: arrays, predictions, a table, and how it shows itself.
+"""One-neuron scores of a layer as one frozen result: arrays, predictions, a table and its display.
 
-No score is computed here; `single` does that.
+No score is computed here; `scoring` does that.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class NeuronScores:
 
     @property
     def direction(self) -> NDArray[np.int8]:
-        """(n_neurons,) +1 where the neuron rises with the feature, -1 where it falls, 0 where it says nothing."""
+        """(n_neurons,) +1 where the neuron rises with the feature, -1 where it falls, 0 where the coefficient is 0."""
         return np.sign(self.coef).astype(np.int8)
 
     def train_order(self) -> NDArray[np.intp]:
@@ -106,7 +106,7 @@ class NeuronScores:
     def best_first(self) -> NDArray[np.intp]:
         """(n_neurons,) neurons as view `neuron_rankings` orders them: the best ten on train, compared on validation.
 
-        Equals go by train; the other neurons follow in their order on train. Test has no say.
+        Ties are broken by the order on train; the other neurons follow in that order. Test scores are not used.
         """
         order = self.train_order()
         short = order[:SHORTLIST]

@@ -1,7 +1,7 @@
 """Every neuron of a layer as a probe of its own: `score_neurons`, `score_features`, `score_counts`.
 
 The numbers come from class-by-level counts (`counts`), so their cost hardly depends on the number of samples. This module
-puts counts, fits (`levels`) and metrics together and turns levels into activations; ranking lists, intervals and
+combines counts, fits (`levels`) and metrics, and converts levels to activations; ranking lists, intervals and
 permutation nulls are elsewhere.
 """
 
