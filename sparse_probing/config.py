@@ -257,7 +257,7 @@ class ProbingSpec(Spec):
     optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each exact selection of neurons.")
     optimal_solver: Literal["tree", "gurobi"] = Field(
         default="tree",
-        description="What searches: tree needs no solver; gurobi is an integer model, as large as its licence allows.",
+        description="Which solver searches: tree needs no licence; gurobi is an integer model, as large as its licence allows.",
     )
     audited_certificates: int | Literal["all"] = Field(
         default=10,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sparse_probing.activations.plan import Selection
     from sparse_probing.activations.stream import ActivationBatch, ActivationStream, extract
 
-_HOMES = {
+_MODULES = {
     "ActivationBatch": "stream",
     "ActivationStream": "stream",
     "extract": "stream",
@@ -25,6 +25,6 @@ __all__ = ["ActivationBatch", "ActivationStream", "Selection", "extract", "extra
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
