@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sparse_probing import showing
 from sparse_probing.errors import InputError
 from sparse_probing.mistakes import closest, explain, listed, nearest
 from sparse_probing.settings import user_path
@@ -347,6 +348,27 @@ class StudySpec(Spec):
         """One spec for each hook; they differ in nothing else."""
         hooks = self.hooks or (self.extraction.hook,)
         return tuple(self.extraction.model_copy(update={"hook": hook}) for hook in hooks)
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        probing = self.probing
+        methods = (*probing.methods, *probing.best_layer_methods)
+        rows = [("model", f"{model.short_name}, revision {model.revision}") for model in self.models]
+        rows += [("collection", spec.collection) for spec in self.collections]
+        rows += [("hook", spec.hook) for spec in self.extractions]
+        rows += [("methods", ", ".join(methods)), ("k", ", ".join(map(str, probing.k_values)))]
+        shown = rows[: showing.N_ROWS]
+        rest = len(rows) - len(shown)
+        columns = {"what": [what for what, _ in shown], "asked for": [asked for _, asked in shown]}
+        more = f"and {rest} more rows; " if rest else ""
+        return f"Study {self.name}", columns, f"{more}.model_dump() has every field"
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
 
 
 def _printable(text: str) -> str:

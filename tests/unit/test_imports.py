@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SIDE_BY_SIDE = {"datasets", "models", "activations", "store", "probes", "neurons", "warehouse", "runs"}
-BASE = {"config", "settings", "errors", "credentials", "schemas", "mistakes"}
+BASE = {"config", "settings", "errors", "credentials", "schemas", "mistakes", "showing"}
 MAY_USE = {
     "datasets": {"store"},
     "models": {"store"},
