@@ -130,7 +130,7 @@ class Collected:
         )
 
     def counts(self, feature: str, layer: int) -> dict[str, NDArray[Any]]:
-        """Level counts of a feature in one of `layers`: the arguments of `probes.counts.LevelCounts`.
+        """Level counts of a feature in one of `layers`: the arguments of `probes.single.counts.LevelCounts`.
 
         Raises
         ------

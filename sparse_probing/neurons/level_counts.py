@@ -55,7 +55,7 @@ class LevelTables:
     n_clipped: NDArray[np.int64]
 
     def of(self, feature: str, layer: int) -> dict[str, NDArray[Any]]:
-        """Counts of one feature in one layer: the arguments of `probes.counts.LevelCounts`.
+        """Counts of one feature in one layer: the arguments of `probes.single.counts.LevelCounts`.
 
         Parameters
         ----------

@@ -89,6 +89,20 @@ def test_what_is_missing_or_damaged_is_made_anew(
     assert any(line.startswith("Warning: ") and "made anew" in line for line in said)
 
 
+def test_a_damaged_database_is_built_anew(runs: StudyRuns, data: Path, tmp_path: Path, tiny_profile: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    working = copy / "working.duckdb"
+    content = bytearray(working.read_bytes())
+    content[len(content) // 4 :] = bytes(len(content) - len(content) // 4)
+    working.write_bytes(content)
+    said: list[str] = []
+    again = run_study(tiny_profile, data=copy, say=said.append)
+    assert any("results database" in line or "built anew" in line for line in said)
+    stable = [name for name in again.table().column_names if name not in VOLATILE_COLUMNS]
+    assert again.table().select(stable).equals(runs.table().select(stable))
+
+
 def test_runs_show_themselves_on_one_screen(runs: StudyRuns, data: Path, said: list[str]) -> None:
     table = runs.table()
     assert {"feature", "layer", "neuron", "test_mcc", "q_value"} <= set(table.column_names)
