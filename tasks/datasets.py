@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec
-from sparse_probing.datasets.sources import NO_LABEL, NO_TEXT, Skipped
+from sparse_probing.datasets.doubts import doubts
 from sparse_probing.errors import CheckFailure
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import read_manifest
@@ -15,9 +15,6 @@ from tasks.models import resolved_model
 from tasks.policies import POLICY
 from tasks.progress import reporter, say_and_log, step
 from tasks.repair import making
-
-# Above this share of unknown tokens, what a model makes of the text is not what the text says.
-MAX_UNKNOWN_FRACTION = 0.5
 
 
 @task(name="resolve-model", task_run_name="resolve {model.id}", **POLICY)
@@ -69,16 +66,8 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
 
 def say_doubts(model: str, collection: str, folder: Location) -> None:
     """Tell what of the user's text a dataset lacks or a tokenizer does not know, whether it was built now or before."""
-    facts = read_manifest(folder).facts
-    for entry in facts.get("skipped", ()):
-        total = Skipped(**entry)
-        warning = "warning: " if total.reason in (NO_TEXT, NO_LABEL) else ""
-        say_and_log(f"Build {collection}: {warning}skipped {total}")
-    if facts["unknown_token_fraction"] > MAX_UNKNOWN_FRACTION:
-        say_and_log(
-            f"Build {collection}: warning: {100 * facts['unknown_token_fraction']:.0f} % of its tokens are unknown to the "
-            f"tokenizer of {model}: check that it is that model's own, and that the text is of its language."
-        )
+    for line in doubts(model, collection, read_manifest(folder).facts):
+        say_and_log(line)
 
 
 @task(name="check-dataset", task_run_name="check {dataset}", **POLICY)

@@ -86,6 +86,13 @@ def _logged_part(run: PlannedRun, work: str, layer: int, part: str) -> Iterator[
         numbers["bytes"] = stored_bytes(manifest)
 
 
+def import_for_stages() -> None:
+    """`runs.imports.import_for_stages`, before layers are probed side by side."""
+    from sparse_probing.runs import imports
+
+    imports.import_for_stages()
+
+
 def own_run(run: PlannedRun) -> AbstractContextManager[None]:
     """Keep every other process from probing a run; waits for one that does."""
     return owned(data_root(), results.running_folder(data_root(), run.run_id), say=say_and_log)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -12,9 +12,9 @@ from prefect import task
 from sparse_probing import config
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec, StudySpec
 from sparse_probing.settings import load_settings
+from sparse_probing.store import making as store
 from sparse_probing.store import soundness
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.locks import owned
 from tasks.locations import data_root
 from tasks.policies import POLICY
 from tasks.progress import reporter, say_and_log
@@ -23,56 +23,20 @@ if TYPE_CHECKING:
     from sparse_probing.warehouse.reads import Run
 
 
-@contextmanager
-def making(folder: Location, *, digest: str | None = None) -> Iterator[None]:
-    """Own an artifact while it is found or made; one that is damaged is set aside first, and so is found missing."""
-    with owned(data_root(), folder, say=say_and_log):
-        _set_aside_damaged(folder, digest=digest)
-        yield
+def making(folder: Location, *, digest: str | None = None) -> AbstractContextManager[None]:
+    """`store.making.making` in this process's data folder."""
+    return store.making(data_root(), folder, digest=digest, say=say_and_log)
 
 
 def mend(folders: Sequence[Location], *, every_byte: bool = False) -> list[str]:
-    """Set aside those artifacts that are damaged; returns their paths below the data folder.
-
-    Parameters
-    ----------
-    every_byte:
-        Compare all bytes with their digests, not only sizes and what was written to after the artifact was finished.
-    """
-    root = data_root()
-    found = []
-    for folder in folders:
-        if soundness.find_damage(folder, every_byte=every_byte) is None:
-            continue
-        with owned(root, folder, say=say_and_log):
-            # Whoever owned it may have made it anew meanwhile.
-            if _set_aside_damaged(folder, every_byte=every_byte):
-                found.append(folder.path.removeprefix(f"{root.path}/"))
-    return found
-
-
-def _set_aside_damaged(folder: Location, *, digest: str | None = None, every_byte: bool = False) -> bool:
-    damage = soundness.find_damage(folder, digest=digest, every_byte=every_byte)
-    if damage is None:
-        return False
-    moved = soundness.set_aside(data_root(), folder)
-    say_and_log(f"Warning: {damage} Its artifact was moved to {moved}, and is made anew.")
-    return True
+    """`store.making.mend` in this process's data folder."""
+    return store.mend(data_root(), folders, every_byte=every_byte, say=say_and_log)
 
 
 @task(name="set-aside-damage", task_run_name="set aside {path}", **POLICY)
 def set_aside_damage(path: str) -> None:
-    """Set aside the artifact that a damaged file belongs to; a file of an unfinished artifact goes alone.
-
-    Nothing happens where another process did so before, or made the artifact anew.
-    """
-    root = data_root()
-    folder = soundness.artifact_of(root, path)
-    if folder is not None:
-        mend([folder], every_byte=True)
-    elif path.startswith(f"{root.path}/"):
-        Location(root.filesystem, path).delete()
-        say_and_log(f"Warning: {path} was missing or damaged, and is made anew.")
+    """`store.making.set_aside_damage` in this process's data folder."""
+    store.set_aside_damage(data_root(), path, say=say_and_log)
 
 
 def find_and_set_aside() -> tuple[int, list[str]]:

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparse_probing.activations.extraction import extract_dataset, extract_datasets
     from sparse_probing.activations.plan import Selection
-    from sparse_probing.activations.stream import ActivationBatch, extract
+    from sparse_probing.activations.stream import ActivationBatch, ActivationStream, extract
 
-_HOMES = {
+_MODULES = {
     "ActivationBatch": "stream",
+    "ActivationStream": "stream",
     "extract": "stream",
     "extract_dataset": "extraction",
     "extract_datasets": "extraction",
     "Selection": "plan",
 }
-__all__ = ["ActivationBatch", "Selection", "extract", "extract_dataset", "extract_datasets"]
+__all__ = ["ActivationBatch", "ActivationStream", "Selection", "extract", "extract_dataset", "extract_datasets"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,7 +1,7 @@
 """One forward pass, many hooks: the activations of chosen rows of one batch of sequences.
 
 Rows are picked or pooled inside the hooks, on the device, before anything is copied; the pass ends after the last hook
-and never reaches a language-model head. Which batches there are is not decided here, and nothing is stored.
+and never reaches a language-model head. Batches are planned elsewhere (`plan`), and nothing is stored here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class BatchRule:
     Attributes
     ----------
     needs_mask:
-        Whether positions can see later ones. Where they cannot, padding on the right reaches nothing and no mask is
-        given, which lets attention take its fastest path.
+        Whether positions can see later ones. Where they cannot, padding on the right has no effect and no mask is
+        given, so that attention can use its fastest kernel.
     equal_lengths:
         Whether only sequences of one length share a batch, because padding reaches other positions even with a mask.
     pad_token_id:
@@ -221,12 +221,12 @@ class Capture:
             )
             self._room(hook, index, pooled).copy_(pooled)
         else:
-            room = self._room(hook, index, tensor)
+            space = self._room(hook, index, tensor)
             rows = tensor.reshape(flat_axes)
-            if point.is_whole and room.dtype == tensor.dtype:
-                torch.index_select(rows, 0, batch.flat, out=room)
+            if point.is_whole and space.dtype == tensor.dtype:
+                torch.index_select(rows, 0, batch.flat, out=space)
             else:
-                room.copy_(point.read(torch.index_select(rows, 0, batch.flat)))
+                space.copy_(point.read(torch.index_select(rows, 0, batch.flat)))
         self._seen.add((hook, index))
         if self._ends_early and len(self._seen) == self._n_points:
             raise _StopForward

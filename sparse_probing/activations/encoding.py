@@ -1,4 +1,4 @@
-"""From activations on the device to codes in host memory: the encoder, the buffers, and the copies behind the model.
+"""From activations on the device to codes in host memory: the encoder, the buffers, and the copies made while the model runs.
 
 Nothing here knows of a model, a plan or a file. Contract, for each shard: `Outlet.take` a buffer (waits until one is
 free), `Outlet.encode` batch after batch into it, wait for `Outlet.fence` before its blocks are read, and
@@ -17,7 +17,7 @@ import torch
 from sparse_probing.activations.columns import Columns
 from sparse_probing.activations.quantisation import Ranges, encode, to_float16
 
-# Shards in the air: one being filled, the others being copied and written.
+# Shards under way: one being filled, the others being copied and written.
 BUFFERS = {"cpu": 2, "cuda": 3}
 
 _TORCH_DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
@@ -117,7 +117,7 @@ def _picker(columns: Columns, captured: Sequence[int], device: torch.device) -> 
 
 
 class Buffer:
-    """Host memory of one shard in the air; pinned where a GPU copies into it."""
+    """Host memory of one shard under way; pinned if a GPU copies into it."""
 
     def __init__(self, n_bytes: int, *, pinned: bool) -> None:
         self._memory = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=pinned)
@@ -136,7 +136,7 @@ class Buffer:
 
 
 class Outlet:
-    """The way from one device to host memory.
+    """Copies from one device to host memory.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ class Outlet:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def take(self) -> Buffer:
-        """A free buffer; waits for one when all are in the air."""
+        """A free buffer; waits for one while all are in use."""
         if self._made < BUFFERS[self._device.type] and self._free.empty():
             self._made += 1
             return Buffer(self._size, pinned=self._copies is not None)
@@ -195,7 +195,7 @@ class Outlet:
             torch.cuda.empty_cache()
 
     def _copy(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Copy to pinned memory behind the model's back."""
+        """Copy to pinned memory while the model runs."""
         assert self._copies is not None
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):

@@ -1,4 +1,4 @@
-"""What an extraction will cost, before it is begun: counts, bytes, memory, and time from a short trial.
+"""The cost of an extraction before it begins: counts, bytes, memory, and time from a short trial.
 
 Nothing is written. Sizes are those before compression: an upper bound, which zstd takes to about three quarters.
 """
@@ -192,7 +192,7 @@ def check_space(cost: Estimate, root: Location, spec: ExtractionSpec) -> None:
     Raises
     ------
     InputError
-        If it cannot, with a setting with which it would.
+        If they cannot; the message names a setting with which they could.
     """
     if root.is_local:
         existing = Path(root.path)

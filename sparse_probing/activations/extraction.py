@@ -1,9 +1,9 @@
 """A finished dataset and a resolved model to finished activations artifacts: one pass, bounded memory, resumable.
 
 Order of work: shards of training text are staged as float16 until the quantisation ranges can be taken from them (uint8
-only); everything else is encoded on the device at once. While the model runs, copies and writing go on behind it; a
-bounded number of buffers holds the model back when the disk is slower. One pass can feed several artifacts (`targets`),
-say of several hooks; each gets the bytes that it would have got alone. Layout: `store.matrices`; plan: `plan`.
+only); everything else is encoded on the device at once. While the model runs, copies and writing go on in the background; a
+bounded number of buffers makes the model wait if the disk is slower. One pass can write several artifacts (`writers`),
+of several hooks for example; each has the same bytes as if it were extracted alone. Layout: `store.matrices`; plan: `plan`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sparse_probing.activations.artifact_writer import ArtifactWriter, Need
 from sparse_probing.activations.capture import Capture, collate
 from sparse_probing.activations.encoding import Buffer, Outlet
 from sparse_probing.activations.estimate import check_space, estimate_loaded
 from sparse_probing.activations.naming import activations_digest, activations_folder
 from sparse_probing.activations.plan import Corpus, Shard, plan_batches, plan_row_bytes, plan_shards, read_corpus
 from sparse_probing.activations.self_check import check_model
-from sparse_probing.activations.targets import Need, Target
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.models.hooks import HookPoint
@@ -74,11 +74,11 @@ def extract_datasets(
     progress: Progress | None = None,
     shard: tuple[int, int] | None = None,
 ) -> list[Location]:
-    """Extract the labelled rows of a finished dataset in several ways (hooks, say) with one pass of the model.
+    """Extract the labelled rows of a finished dataset in several ways (at several hooks, for example) with one pass of the model.
 
-    Each spec has an artifact of its own, with the digest and the files of an extraction of that spec alone; what is
-    finished is left alone. A call that was interrupted is taken up where it stopped, and ends with the same bytes as an
-    undisturbed one: a shard is run again if one of the artifacts lacks it, and written for those that do.
+    Each spec has an artifact of its own, with the digest and the files of an extraction of that spec alone; finished
+    artifacts are not touched. After an interruption, the same call continues where it stopped and ends with the same bytes as
+    an uninterrupted one: a shard is run again if one of the artifacts lacks it, and written for those that do.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def extract_datasets(
         Called with (tokens done, tokens in all) at the beginning and after each batch.
     shard:
         (i, n): do only the i-th of n parts, 0 ≤ i < n, so that machines with a common root share one extraction. All n
-        must run: quantisation waits until every part has staged its share. Whoever is last finishes the artifacts.
+        must run: quantisation waits until every part has staged its share. The part that ends last finishes the artifacts.
 
     Returns
     -------
@@ -137,24 +137,24 @@ def extract_datasets(
     # Refused before the first forward pass, with what would make it fit.
     check_space(estimate_loaded(model, corpus, resolved, specs, device=device, trial_tokens=0), root, specs[0])
     # Loading took its time: another part may have finished them by now.
-    targets = [Target(model, corpus, shards, *wanted[digest], digest) for digest in unfinished()]
-    if not targets:
+    writers = [ArtifactWriter(model, corpus, shards, *wanted[digest], digest) for digest in unfinished()]
+    if not writers:
         return folders
-    with _Pass(model, corpus, shards, targets, specs[0].batch_tokens) as work:
+    with _Pass(model, corpus, shards, writers, specs[0].batch_tokens) as work:
         work.run(progress or (lambda done, total: None), part, n_parts)
-    for target in targets:
-        with _unless_finished(target, n_parts):
-            target.finish(resolved, work.rule, seconds=time.perf_counter() - started)
+    for writer in writers:
+        with _unless_finished(writer, n_parts):
+            writer.finish(resolved, work.rule, seconds=time.perf_counter() - started)
     return folders
 
 
 @contextmanager
-def _unless_finished(target: Target, n_parts: int) -> Iterator[None]:
+def _unless_finished(writer: ArtifactWriter, n_parts: int) -> Iterator[None]:
     """Another part may finish an artifact, and clear its markers away, while this one reads them: no error then."""
     try:
         yield
     except ArtifactError:
-        if n_parts == 1 or not target.is_finished:
+        if n_parts == 1 or not writer.is_finished:
             raise
 
 
@@ -175,7 +175,7 @@ def _check_shared(specs: Sequence[ExtractionSpec]) -> None:
 class _Result:
     """What one pass over a shard gives one artifact, perhaps still on its way to host memory."""
 
-    target: Target
+    writer: ArtifactWriter
     need: Need
     blocks: list[torch.Tensor]
     losses: list[torch.Tensor]
@@ -185,13 +185,13 @@ class _Pass:
     """One pass of a model on one device: runs shards, hands them to the background, and collects what that says."""
 
     def __init__(
-        self, model: nn.Module, corpus: Corpus, shards: list[Shard], targets: list[Target], batch_tokens: int
+        self, model: nn.Module, corpus: Corpus, shards: list[Shard], writers: list[ArtifactWriter], batch_tokens: int
     ) -> None:
-        self.corpus, self.shards, self.targets = corpus, shards, targets
+        self.corpus, self.shards, self.writers = corpus, shards, writers
         self.device = next(model.parameters()).device
         points: dict[str, dict[int, HookPoint]] = {}
-        for target in targets:
-            points.setdefault(target.hook, {}).update((point.layer, point) for point in target.points)
+        for writer in writers:
+            points.setdefault(writer.hook, {}).update((point.layer, point) for point in writer.points)
         # Layers of each hook that some artifact needs, ascending.
         self._captured = {hook: sorted(found) for hook, found in points.items()}
         hooked = {hook: [points[hook][layer] for layer in layers] for hook, layers in self._captured.items()}
@@ -199,8 +199,8 @@ class _Pass:
         self.rule = check_model(model, hooked, longest=int(corpus.lengths.max()))
         self._outlet = Outlet(
             self.device,
-            n_bytes=max(shard.n_rows for shard in shards) * sum(target.row_bytes for target in targets),
-            n_blocks=max(len(shard.sequences) for shard in shards) * len(targets),
+            n_bytes=max(shard.n_rows for shard in shards) * sum(writer.row_bytes for writer in writers),
+            n_blocks=max(len(shard.sequences) for shard in shards) * len(writers),
         )
         self._most_tokens = self._batch_tokens = batch_tokens
         self._shards_since_shrink = 0
@@ -222,15 +222,15 @@ class _Pass:
     def run(self, progress: Progress, part: int, n_parts: int) -> None:
         """Extract every shard of one part that some artifact lacks."""
         mine = [shard for shard in self.shards if shard.index % n_parts == part]
-        calibration = frozenset[int]().union(*(target.calibration for target in self.targets))
+        calibration = frozenset[int]().union(*(writer.calibration for writer in self.writers))
         first = [shard for shard in mine if shard.index in calibration]
         total = sum(shard.n_tokens for shard in mine)
         done = 0
         progress(done, total)
         for shards in (first, [shard for shard in mine if shard.index not in calibration]):
             for shard in shards:
-                found = [(target, target.need(shard, shared=n_parts > 1)) for target in self.targets]
-                needs = [(target, need) for target, need in found if need is not None]
+                found = [(writer, writer.need(shard, shared=n_parts > 1)) for writer in self.writers]
+                needs = [(writer, need) for writer, need in found if need is not None]
                 if needs:
 
                     def ran(tokens: int, before: int = done) -> None:
@@ -241,12 +241,12 @@ class _Pass:
                 progress(done, total)
             self._collect(wait=True)
             if shards is first:
-                for target in self.targets:
-                    if target.calibration:
-                        with _unless_finished(target, n_parts):
-                            target.quantise(first, n_parts=n_parts, executor=self._layer_writers)
+                for writer in self.writers:
+                    if writer.calibration:
+                        with _unless_finished(writer, n_parts):
+                            writer.quantise(first, n_parts=n_parts, executor=self._layer_writers)
 
-    def _submit(self, shard: Shard, needs: list[tuple[Target, Need]], ran: Callable[[int], None]) -> None:
+    def _submit(self, shard: Shard, needs: list[tuple[ArtifactWriter, Need]], ran: Callable[[int], None]) -> None:
         """Run one shard and hand its buffer to the background, which finishes it.
 
         `ran` is told the shard's tokens that were run after each batch but the last.
@@ -270,10 +270,10 @@ class _Pass:
             self._shards_since_shrink = 0
 
     def _forward(
-        self, shard: Shard, needs: list[tuple[Target, Need]], buffer: Buffer, ran: Callable[[int], None]
+        self, shard: Shard, needs: list[tuple[ArtifactWriter, Need]], buffer: Buffer, ran: Callable[[int], None]
     ) -> tuple[list[_Result], NDArray[np.int64]]:
         """Codes in the buffer for each artifact that needs them, and the row ids in their order."""
-        encoders = [target.encoder(need, self._captured[target.hook]) for target, need in needs]
+        encoders = [writer.encoder(need, self._captured[writer.hook]) for writer, need in needs]
         blocks: list[list[torch.Tensor]] = [[] for _ in needs]
         row_ids: list[NDArray[np.int64]] = []
         tokens = 0
@@ -287,15 +287,15 @@ class _Pass:
                 rule=self.rule,
             )
             values = self._capture.run(batch)
-            for (target, _), encoder, into in zip(needs, encoders, blocks, strict=True):
-                into.append(self._outlet.encode(encoder, values[target.hook], buffer))
+            for (writer, _), encoder, into in zip(needs, encoders, blocks, strict=True):
+                into.append(self._outlet.encode(encoder, values[writer.hook], buffer))
             row_ids.append(batch.rows)
             tokens += int(self.corpus.lengths[chosen].sum())
             if tokens < shard.n_tokens:
                 ran(tokens)
         results = [
-            _Result(target, need, into, self._outlet.losses(encoder))
-            for (target, need), encoder, into in zip(needs, encoders, blocks, strict=True)
+            _Result(writer, need, into, self._outlet.losses(encoder))
+            for (writer, need), encoder, into in zip(needs, encoders, blocks, strict=True)
         ]
         return results, np.concatenate(row_ids)
 
@@ -335,7 +335,7 @@ class _Pass:
         try:
             arrived()
             for result in results:
-                result.target.write(
+                result.writer.write(
                     shard,
                     result.need,
                     result.blocks,

@@ -1,9 +1,9 @@
 """What to extract, in which order: rows, shards and batches, decided before the model runs.
 
 The plan follows from the dataset, the shape of the model and the spec's tokens and positions alone, never from time or
-memory, nor from which hooks, layers and neurons are kept; numbers depend on the make-up of a batch, so a fixed plan is
-what makes a resumed run equal an undisturbed one, and several hooks in one pass equal each alone. Only arrays live here:
-no model, no activation.
+memory, nor from which hooks, layers and neurons are kept; activations depend on which sequences share a batch, so a fixed
+plan is needed for a resumed run to equal an uninterrupted one, and several hooks in one pass to equal each alone. No model
+runs here, and no activation is read.
 """
 
 from __future__ import annotations
@@ -47,6 +47,17 @@ class Selection:
         (n_rows,) index of the row's sequence, ascending.
     start, stop:
         (n_rows,) positions in the unpadded sequence.
+
+    Examples
+    --------
+    Tokens 2 and 3 of the first sequence, token 1 of the second, each a row:
+
+    >>> import numpy as np
+    >>> from sparse_probing import Selection
+    >>> at = np.array([2, 3, 1])
+    >>> rows = Selection("none", sequence=np.array([0, 0, 1]), start=at, stop=at + 1)
+    >>> len(rows)
+    3
     """
 
     pooling: Pooling

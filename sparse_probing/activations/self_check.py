@@ -1,8 +1,8 @@
-"""What is found out about a model on a few tokens before any work: does it do what extraction takes for granted?
+"""A check of the model on a few tokens before any work: does it meet the assumptions of extraction?
 
 Three short passes over seven tokens (a fourth for additions) tell whether padding reaches other tokens (and so which `BatchRule` the model
 needs), whether a row depends on what else is in its batch, whether each hooked module runs once and gives (sequence,
-position, value), and whether what is called a block's addition to the residual stream is that. No file, no data.
+position, value), and whether `hook_mlp_out` and `hook_attn_out` are what a block adds to the residual stream. No file is read.
 """
 
 from __future__ import annotations

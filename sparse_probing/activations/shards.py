@@ -1,8 +1,8 @@
 """Shards on disk: layer files, the markers that say a shard is finished, and what is staged until ranges are known.
 
 A shard is finished when its marker has been renamed into place; a marker is written after every file that it names.
-Markers and staged files are scaffolding: they go when the manifest is in place, and what is left of them after a crash
-in that moment does no harm. No model and no device here.
+Markers and staged files are temporary: they are removed when the manifest is in place, and remains of them after a crash
+at that moment do no harm. No model runs here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LOSSES = pa.schema(
 
 @dataclass(frozen=True)
 class Losses:
-    """What quantisation cost: arrays of the shape of `Columns`."""
+    """Errors and clipping from quantisation: arrays of the shape of `Columns`."""
 
     n_clipped: NDArray[np.int64]
     max_error: NDArray[np.float32]

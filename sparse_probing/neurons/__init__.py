@@ -1,6 +1,6 @@
-"""What is said of a neuron beyond its scores: statistics, contexts and level counts from one pass, nothing stored.
+"""Descriptions of neurons beyond their scores: statistics, contexts and level counts from one pass; no activation is stored.
 
-`collect` makes the pass; it is loaded when first asked for, since it needs torch.
+`collect` runs the pass; it is loaded when it is first used, since it needs torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sparse_probing.neurons.collecting import Collected, calibrate, collect
     from sparse_probing.neurons.parts import load_collected, save_collected
 
-_HOMES = {
+_MODULES = {
     "Collected": "collecting",
     "calibrate": "collecting",
     "collect": "collecting",
@@ -23,6 +23,6 @@ __all__ = ["Collected", "calibrate", "collect", "load_collected", "save_collecte
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -2,7 +2,7 @@
 
 The plan (shards, batches, calibration rows) is that of an extraction to uint8 with the same spec, so the numbers are those
 of the activations that it would store. Memory grows with neurons, bins, contexts and features, not with rows: only the
-dataset itself (token ids, rows, labels) is held, as in an extraction. What is counted lives in the collectors.
+dataset itself (token ids, rows, labels) is held, as in an extraction. The counts are kept by the collectors.
 
 Long because what a pass collects, how its parts merge and the pass itself must agree on every axis.
 """
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_probing import config
+from sparse_probing import config, showing
 from sparse_probing.activations.capture import Capture, collate
 from sparse_probing.activations.naming import activations_digest
 from sparse_probing.activations.plan import (
@@ -54,21 +54,21 @@ Progress = Callable[[int, int], None]
 _KEPT_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Collected:
-    """What one pass, or one part of it, found out about every neuron of every layer.
+    """Results of one pass, or of one part of it, for every neuron of every layer.
 
     Attributes
     ----------
     digest:
-        Of dataset, weights and spec: only parts that agree in it can be merged. A model that was handed in has no digest
-        of its weights; that all parts have seen the same one is then the caller's word.
+        Of dataset, weights and spec: only parts that agree in it can be merged. For a model object there is no digest
+        of the weights; the caller must then make sure that all parts used the same model.
     dataset_digest, spec, bos_token_id:
         The dataset, and how it was read.
     layers:
         What the model calls the layers; axis 0 of every array is in this order.
     shards, n_shards:
-        Shards of the dataset taken in so far, and how many there are.
+        Shards of the dataset processed so far, and their total number.
     ranges:
         Quantisation ranges, from training rows: bins of the histograms, and levels. None if neither was asked for.
     statistics, contexts, levels:
@@ -86,6 +86,26 @@ class Collected:
     statistics: NeuronStatistics | None
     contexts: TopContexts | None
     levels: LevelTables | None
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        there = [name for name in EVERYTHING if getattr(self, name) is not None]
+        columns = {"layer": [str(layer) for layer in self.layers[: 2 * showing.N_SHOWN]]}
+        if self.statistics is not None:
+            shown = slice(0, 2 * showing.N_SHOWN)
+            columns["mean"] = [showing.digits(row.mean()) for row in self.statistics.mean[shown]]
+            columns["low"] = [showing.digits(row.min()) for row in self.statistics.low[shown]]
+            columns["high"] = [showing.digits(row.max()) for row in self.statistics.high[shown]]
+            columns["sparsity"] = [showing.decimals(row.mean()) for row in self.statistics.sparsity[shown]]
+        rest = len(self.layers) - len(columns["layer"])
+        rows = "" if self.statistics is None else f" of {self.statistics.n_rows} rows"
+        headline = f"Collected {', '.join(there)}{rows}: {len(self.shards)} of {self.n_shards} shards"
+        return headline, columns, f"and {rest} more layers" if rest else ""
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
 
     @property
     def is_complete(self) -> bool:
@@ -114,7 +134,7 @@ class Collected:
         )
 
     def counts(self, feature: str, layer: int) -> dict[str, NDArray[Any]]:
-        """Level counts of a feature in one of `layers`: the arguments of `probes.counts.LevelCounts`.
+        """Level counts of a feature in one of `layers`: the arguments of `probes.single.counts.LevelCounts`.
 
         Raises
         ------

@@ -171,7 +171,7 @@ def context_table(
     layers:
         What the model calls the layers of `contexts`; 0, 1, … if absent.
     neurons:
-        (layer, neuron) to tell of; all if absent, which is one decoded text for every distinct row.
+        (layer, neuron) pairs to include; all if absent, which decodes one text for every distinct row.
 
     Raises
     ------

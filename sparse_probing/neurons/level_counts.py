@@ -1,7 +1,7 @@
-"""Class-by-level counts from a stream of activations: all that one-neuron probes need, with nothing stored.
+"""Class-by-level counts from a stream of activations: all that one-neuron probes need; no activation is stored.
 
 Levels are those that an extraction with the same ranges stores, so the scores of these counts equal, to the last bit,
-those of the stored activations. No fitting here: `LevelTables.of` gives what the probing engine's counts are made of.
+those of the stored activations. Nothing is fitted here: `LevelTables.of` gives the arguments of `probes.single.counts.LevelCounts`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LevelTables:
     n_clipped: NDArray[np.int64]
 
     def of(self, feature: str, layer: int) -> dict[str, NDArray[Any]]:
-        """Counts of one feature in one layer: the arguments of `probes.counts.LevelCounts`.
+        """Counts of one feature in one layer: the arguments of `probes.single.counts.LevelCounts`.
 
         Parameters
         ----------

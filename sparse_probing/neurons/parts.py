@@ -1,6 +1,6 @@
-"""What a pass collected, as one file: how parts of a pass travel between machines to be merged.
+"""The results of a pass as one file, so that parts of a pass can be merged on another machine.
 
-A zip of NumPy arrays and a JSON of the rest; nothing in it is ever unpickled. No collecting here.
+The file is a zip of NumPy arrays and a JSON document; nothing in it is unpickled.
 """
 
 from __future__ import annotations

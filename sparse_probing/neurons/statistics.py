@@ -1,4 +1,4 @@
-"""Statistics of neurons from a stream of activations, with nothing stored: they add up across batches and machines.
+"""Statistics of neurons from a stream of activations, none of them stored; statistics of batches and machines add up.
 
 A mutable collector takes batches in any order; the frozen result carries the numbers. Merging the results of two halves
 gives the result of the whole. Fixed memory: it grows with neurons and bins, never with rows.

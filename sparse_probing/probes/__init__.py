@@ -1,4 +1,4 @@
-"""Arrays in, frozen results out. Never paths, never tables."""
+"""Probes of arrays: functions take arrays and return frozen results. No file is read or written here."""
 
 from sparse_probing.probes.registry import METHODS, Method
 

@@ -1,7 +1,7 @@
 """One feature's arrays in the shape that every method wants: labelled rows, their split, activations by column.
 
-Arrays are checked here and nowhere else. No fitting. `ProbeData` keeps stored levels as they are and turns columns into
-activations when asked.
+Arrays are checked here and nowhere else. Nothing is fitted here. `ProbeData` keeps stored levels as they are and converts
+columns to activations on request.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sparse_probing import showing
 from sparse_probing.errors import DataError
 from sparse_probing.probes.labelling import Labels, SignedLabels, as_signs, row_mask
 from sparse_probing.probes.splits import group_split
@@ -20,7 +21,7 @@ from sparse_probing.schemas import SPLITS
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeData:
     """Labelled rows of one feature.
 
@@ -37,7 +38,7 @@ class ProbeData:
     offset, scale:
         (n_neurons,); activation = offset + scale * X. Zero and one for floats.
     row_ids:
-        (n_rows,) rows of the arrays handed in.
+        (n_rows,) row of each in the arrays that were passed in.
     """
 
     X: NDArray[Any]
@@ -84,6 +85,22 @@ class ProbeData:
         """The same rows with other columns, as floats."""
         return replace(self, X=X, offset=np.zeros(X.shape[1]), scale=np.ones(X.shape[1]))
 
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        rows = [self.rows(split) for split in SPLITS]
+        columns = {
+            "split": list(SPLITS),
+            "rows": [str(len(at)) for at in rows],
+            "positive": [str(int(self.positive[at].sum())) for at in rows],
+            "groups": [str(len(np.unique(self.groups[at]))) for at in rows],
+        }
+        return f"{type(self).__name__}: {len(self.positive)} rows, {self.n_neurons} neurons", columns, ""
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
 
 def prepare(
     X: ArrayLike,
@@ -96,12 +113,33 @@ def prepare(
     scale: ArrayLike | None = None,
     rng: np.random.Generator | int = 0,
 ) -> ProbeData:
-    """Check one feature's arrays and keep its labelled rows (parameters as in `single.score_neurons`).
+    """Check one feature's arrays and keep its labelled rows: what `METHODS[name].fit` and the baselines take.
+
+    Parameters
+    ----------
+    X, y, groups, labelled, split, offset, scale, rng:
+        As in `score_neurons`.
+
+    Returns
+    -------
+    ProbeData
+        The labelled rows, with their split and groups.
 
     Raises
     ------
     DataError
         If shapes, labels or split codes do not fit, an activation is not finite, or train lacks one class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import METHODS, prepare
+    >>> X = np.random.default_rng(0).standard_normal((300, 8))
+    >>> data = prepare(X, X[:, 3] > 0)
+    >>> data.n_neurons, len(data.rows("train"))
+    (8, 180)
+    >>> len(METHODS["heuristic_sparsity_sweep"].fit(data, k_values=[1, 2]))
+    2
     """
     table = np.asarray(X)
     if table.ndim != 2 or table.shape[1] == 0:
@@ -140,9 +178,9 @@ def prepare(
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TargetData(ProbeData):
-    """Rows with a target. `positive` tells which targets lie above the training median, for criteria made for classes."""
+    """Rows with a target. `positive` marks targets above the training median, for criteria that need classes."""
 
     target: Floats
 
@@ -189,7 +227,7 @@ def prepare_targets(
 
 
 def middle_of(training: Floats) -> float:
-    """Where targets become classes: their training median, or the mean where none lies above that."""
+    """Threshold that divides targets into classes: the training median, or the mean if no target exceeds the median."""
     middle = np.median(training)
     return float(middle if (training > middle).any() else np.mean(training))
 

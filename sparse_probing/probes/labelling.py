@@ -1,4 +1,4 @@
-"""What labels mean: every public function of `probes` that takes ``y`` reads it here, and nowhere else.
+"""The coding of labels: every public function of `probes` that takes ``y`` reads it with this module.
 
 One coding inside the package, ``+1`` positive, ``-1`` negative, ``0`` not labelled; `SignedLabels` marks arrays that have
 it already, such as the label matrices of the store. No labels are made and no rows are dropped here.
@@ -56,7 +56,7 @@ def as_signs(y: Labels, labelled: ArrayLike | None = None) -> NDArray[np.int8]:
     y:
         (n_samples,) or (n_samples, n_features): booleans, 0 and 1, or -1 and +1; NaN for not labelled.
     labelled:
-        (n_samples,) or y's shape, bool; what y holds elsewhere is not looked at. All rows if absent.
+        (n_samples,) or y's shape, bool; y is ignored in the other rows. All rows if absent.
 
     Raises
     ------

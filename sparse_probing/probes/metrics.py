@@ -90,7 +90,7 @@ def _fowlkes_mallows(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Margin:
-    """How many samples lie at each score, whatever their class: what the curves of all features of a neuron share.
+    """Number of samples at each score, both classes together: shared by the curves of all features of a neuron.
 
     Attributes
     ----------
@@ -114,20 +114,20 @@ class Margin:
     last: NDArray[np.intp]
 
     @classmethod
-    def of(cls, totals: Floats, summed: Floats, room: Workspace | None = None, name: str = "") -> Margin:
-        """The margin of counts whose cumulative sums are at hand, in arrays of `room` under names with `name`."""
-        room = room or Workspace()
-        rest = np.subtract(summed[:, -1:], summed, out=room.floats(f"rest {name}", totals.shape))
+    def of(cls, totals: Floats, summed: Floats, workspace: Workspace | None = None, name: str = "") -> Margin:
+        """The margin of counts whose cumulative sums are at hand, in arrays of `workspace` under names with `name`."""
+        workspace = workspace or Workspace()
+        rest = np.subtract(summed[:, -1:], summed, out=workspace.floats(f"rest {name}", totals.shape))
         rest += totals
         parts = []
         for part, samples in (("up to", summed), ("from on", rest)):
             empty = samples == 0
-            inverse = np.add(samples, empty, out=room.floats(f"{part} {name}", totals.shape))
+            inverse = np.add(samples, empty, out=workspace.floats(f"{part} {name}", totals.shape))
             np.reciprocal(inverse, out=inverse)
             inverse -= empty
             parts.append(inverse)
         occupied = totals > 0
-        rest -= np.multiply(totals, 0.5, out=room.floats("work", totals.shape))
+        rest -= np.multiply(totals, 0.5, out=workspace.floats("work", totals.shape))
         last = occupied.shape[1] - 1 - occupied[:, ::-1].argmax(axis=1)
         return cls(totals, summed, rest, parts[0], parts[1], occupied.argmax(axis=1), last)
 

@@ -98,12 +98,12 @@ def _count_criterion(data: ProbeData, criterion: str) -> Floats:
     parts = []
     for start in range(0, data.n_neurons, 512):
         negative, positive = counted[:, start : start + 512].astype(np.float64)
-        about = moments(power_sums(positive), power_sums(negative + positive))
+        level_moments = moments(power_sums(positive), power_sums(negative + positive))
         if criterion == "mi":
             bins = frequency_bins(np.cumsum(negative + positive, axis=1))
-            parts.append(mutual_information(np.cumsum(positive, axis=1), *bins, about))
+            parts.append(mutual_information(np.cumsum(positive, axis=1), *bins, level_moments))
         else:
-            parts.append(about.f_statistic)
+            parts.append(level_moments.f_statistic)
     return np.concatenate(parts)
 
 

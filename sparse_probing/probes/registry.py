@@ -1,16 +1,17 @@
 """The registry of probing methods: the reference's sixteen experiment names, one signature, loaded when called.
 
-A `Method` has its arrays prepared and hands a frozen `Request` to one function of `experiments`; nothing is fitted here.
+A `Method` prepares the arrays and passes a frozen `Request` to one function of `experiments`; nothing is fitted here.
 Importing this module imports no solver: `METHODS[name]` loads the function's module when it is first called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+from sparse_probing import showing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ Solver = Literal["tree", "gurobi"]
 
 
 class Options(TypedDict, total=False):
-    """What a method can be asked for; each has a default.
+    """Options of a method; each has a default.
 
     Keys
     ----
@@ -38,14 +39,14 @@ class Options(TypedDict, total=False):
         Neurons that the optimal methods choose from, the best of the ranking: 50 in Gurnee et al. (2023). The whole layer
         if absent, so that what they prove holds for every neuron.
     scores:
-        `score_neurons` of the same arrays, to rank by without counting again.
+        Result of `score_neurons` on the same arrays, so that the ranking need not count again.
     n_bootstrap:
         Draws behind the interval of the test metric; 0, the default, for none.
     time_limit_seconds, solver:
-        Of each optimal selection: 60 seconds, and ``tree`` (needs no solver) or ``gurobi`` (an integer model).
+        Of each optimal selection: 60 seconds, and ``tree`` (needs no licence) or ``gurobi`` (an integer model).
     audit:
-        Sizes at which Gurobi's integer model searches anew what an optimal method proved, True for all, False (the default)
-        for none: `audited_by` and `audit_gap` of a fit hold the outcome, `message` why there is none.
+        Values of k at which Gurobi's integer model repeats the search of an optimal method; True for all, False (the default)
+        for none. `audited_by` and `audit_gap` of a fit hold the outcome; if there is none, `message` says why.
     """
 
     k_values: Sequence[int] | None
@@ -60,7 +61,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a method's function gets: the name it was called by, prepared rows of one feature, and `Options` with defaults."""
+    """Argument of a method's function: the method's name, the prepared rows of one feature, and `Options` with defaults."""
 
     method: str
     data: ProbeData
@@ -93,6 +94,18 @@ class Method:
         Whether y holds labels or a real-valued target.
     summary:
         One line for lists.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import METHODS
+    >>> X = np.random.default_rng(0).standard_normal((400, 20))
+    >>> y = X[:, 3] + X[:, 11] > 0
+    >>> fits = METHODS["heuristic_sparsity_sweep"](X, y, k_values=[1, 2, 4])
+    >>> fits.best_first()[0].k >= 2
+    True
+    >>> fits.table().column_names[:3]
+    ['method', 'variant', 'ranking']
     """
 
     name: str
@@ -213,4 +226,37 @@ _ALL = (
     Method("dense_regression_probe", "regression:dense", "ridge regression on every neuron", "regression"),
     Method("heuristic_sparse_regression_sweep", "regression:sweep", "least squares on the top k", "regression"),
 )
-METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
+
+
+class Methods(Mapping[str, Method]):
+    """Methods by name; a mapping that can show itself."""
+
+    def __init__(self, methods: Iterable[Method]) -> None:
+        self._methods = {method.name: method for method in methods}
+
+    def __getitem__(self, name: str) -> Method:
+        return self._methods[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        columns: dict[str, list[str]] = {
+            "name": list(self._methods),
+            "task": [method.task for method in self._methods.values()],
+            "what it fits": [method.summary for method in self._methods.values()],
+        }
+        return f"{len(self)} probing methods", columns, ""
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
+
+METHODS = Methods(_ALL)
+"""The sixteen experiment names of Gurnee et al. (2023), each with its `Method`."""

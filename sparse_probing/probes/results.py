@@ -1,7 +1,7 @@
-"""What a fitted probe hands back: one frozen record for every method, and its way into table rows.
+"""The result of a fitted probe: one frozen record for every method, and its conversion to table rows.
 
 `ProbeFit` carries the columns of `schemas.PROBE_FITS` and `schemas.PROBE_SUPPORTS` that a probe can know; the run, the
-feature, the layer and the fit's id are added by whoever called the method. No fitting and no metric happens here.
+feature, the layer and the fit's id are added by the caller. No fitting and no metric happens here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparse_probing import showing
 from sparse_probing.errors import InputError
-from sparse_probing.probes import showing
 from sparse_probing.schemas import CLASSIFICATION_METRICS, PROBE_FITS, REGRESSION_METRICS, SPLITS
 
 # How a fit ended. Only the first two mean that the method did all it set out to do.
@@ -69,7 +69,7 @@ class ProbeFit:
         were searched; λ in the training problem's λ/2 ‖β‖²; and the unit of the activations that β multiplies there, in
         standard deviations of the training rows.
     step:
-        Counter of pruning or tuning steps; 0 where a method has none.
+        Counter of pruning or tuning steps; 0 for methods without steps.
     status, converged, message:
         See `STATUSES`. `converged` is False whenever the reported numbers are not those of a finished optimisation.
     objective, bound, gap, n_cuts:
@@ -275,7 +275,7 @@ def unfitted(
     step: int = 0,
     seconds: float = 0.0,
 ) -> ProbeFit:
-    """A fit that did not come about, as the row that says so."""
+    """The record of a fit that failed or was not attempted, with the reason."""
     return ProbeFit(
         method=method,
         k=k,

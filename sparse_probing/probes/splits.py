@@ -1,4 +1,4 @@
-"""Which samples train, which compare, which report: splits by group, and the reference's random split.
+"""Splits into train, validation and test: by group, and the reference's random split.
 
 Codes everywhere in `probes`: 0 train, 1 validation, 2 test. No probe is fitted here.
 """
@@ -46,6 +46,17 @@ def group_split(
     ------
     DataError
         If lengths differ or the fractions are not three non-negative parts of 1 with a training part.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import group_split
+    >>> documents = np.arange(300) // 3
+    >>> split = group_split(documents, rng=0)
+    >>> np.bincount(split).tolist()
+    [180, 60, 60]
+    >>> all(len(set(split[documents == one])) == 1 for one in range(100))
+    True
     """
     shares = np.asarray(fractions, np.float64)
     if shares.shape != (3,) or shares.min() < 0 or shares[0] <= 0 or abs(shares.sum() - 1) > 1e-9:

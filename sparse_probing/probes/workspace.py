@@ -38,13 +38,13 @@ _idle: list[Workspace] = []
 
 
 @contextmanager
-def workspace() -> Iterator[Workspace]:
-    """A workspace that nobody else uses meanwhile; as many are kept as were ever used at once."""
+def borrowed_workspace() -> Iterator[Workspace]:
+    """Lend a workspace that no other thread uses at the same time; workspaces are kept for later calls."""
     try:
-        room = _idle.pop()
+        lent = _idle.pop()
     except IndexError:
-        room = Workspace()
+        lent = Workspace()
     try:
-        yield room
+        yield lent
     finally:
-        _idle.append(room)
+        _idle.append(lent)

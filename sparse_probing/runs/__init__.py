@@ -1,6 +1,6 @@
 """From a layer's arrays to result tables: the stages of a run, its q-values, its provenance. No orchestrator is needed.
 
-Reads artifacts and writes artifacts, by `store`; computes with `probes`. A run is planned by `planned.plan_run`. The order of
-its `stages` is the caller's: `probe_layer` for every layer, `choose_layers`, `probe_best_layer` for each that was chosen,
+Artifacts are read and written with `store`, results computed with `probes`. `planned.plan_run` plans a run. The caller calls
+its `stages` in this order: `probe_layer` for every layer, `choose_layers`, `probe_best_layer` for each chosen layer,
 `finish_run`.
 """

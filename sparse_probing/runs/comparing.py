@@ -1,4 +1,4 @@
-"""Intervals of the differences that the database sets side by side. No database is read or written here."""
+"""Intervals of the differences between probes that the database compares. No database is read or written here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run knows of its features: how many rows and groups each has, and the labels that its test rows are judged by."""
+"""The features of a run: number of rows and groups of each, and the labels of its test rows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rows_of_test(labels: LabelMatrix, known: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def labels_of_test(run_id: str, labels: LabelMatrix) -> pa.Table:
-    """What the test rows of every feature are judged by, and the group of each."""
+    """Labels or targets of every feature's test rows, and the group of each row."""
     rows = []
     for feature, signs in zip(labels.features, labels.labels.T, strict=True):
         at = rows_of_test(labels, signs)

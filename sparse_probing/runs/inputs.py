@@ -1,4 +1,4 @@
-"""What all layers of a run share: labels on the split that is asked for, permutations, random bases, the choice of audits.
+"""Inputs shared by all layers of a run: labels with the requested split, permutations, random bases, the choice of audits.
 
 No activations are read here, and nothing is fitted.
 """
@@ -31,7 +31,7 @@ Certificate = tuple[str, int | None, str, int]
 
 @dataclass(frozen=True)
 class ProbingInputs:
-    """What all layers of a run share."""
+    """Inputs shared by all layers of a run."""
 
     run_id: str
     probing: ProbingSpec

@@ -1,4 +1,4 @@
-"""A run before it is computed: what it is named after, where its inputs lie, and its row of provenance.
+"""A run before it is computed: its id, the paths of its inputs, and its row of provenance.
 
 No arrays are read here.
 """
@@ -62,7 +62,7 @@ class PlannedRun:
 
 
 def run_digest(probing: ProbingSpec, *, dataset_digest: str, activations_digest: str) -> str:
-    """Digest of what decides a run's results."""
+    """Digest of everything that a run's results depend on."""
     inputs = {"dataset": dataset_digest, "activations": activations_digest}
     return config.digest(probing, inputs=inputs, version=config.PROBING_VERSION)
 
@@ -79,7 +79,7 @@ def plan_run(
     dataset_manifest: Manifest,
     activations_manifest: Manifest,
 ) -> PlannedRun:
-    """Name a run after what decides its results, and say which layers it has.
+    """The run of these inputs: its id, from the digests of all that its results depend on, and its layers.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""The stages of a run, each read → compute → write; whoever calls them decides on order and concurrency.
+"""The stages of a run, each read → compute → write; the caller decides on order and concurrency.
 
-A stage that is done already returns at once, so that calling one again is always safe. Processes that share a data folder
-keep out of each other's way by `store.locks`, which the caller holds.
+A stage that is done already returns at once, so that calling one again is always safe. The caller holds the locks (`store.locks`)
+that keep other processes with the same data folder from the same run.
 """
 
 from __future__ import annotations

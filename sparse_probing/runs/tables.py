@@ -1,4 +1,4 @@
-"""One layer's arrays to its result tables: every neuron alone, the study's probes, and what they stand beside.
+"""One layer's arrays to its result tables: one-neuron scores, the study's probes, and baselines.
 
 Nothing is read or written here; `stages` does that.
 """
@@ -111,7 +111,7 @@ def _prepared_targets(inputs: ProbingInputs, matrix: LayerMatrix, feature: str) 
 def _regression_fits(
     inputs: ProbingInputs, matrix: LayerMatrix, feature: str, rotated: NDArray[np.float32]
 ) -> list[ProbeFit]:
-    """The study's regression probes of one feature, and what they stand beside."""
+    """The study's regression probes of one feature, and its baselines."""
     data = _prepared_targets(inputs, matrix, feature)
     fits = [fit for method in inputs.probing.regression_methods for fit in _fit(method, inputs, matrix, feature, data)]
     level = inputs.labels.regression_levels[inputs.labels.regression_features.index(feature)]

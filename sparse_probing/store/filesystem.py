@@ -1,8 +1,8 @@
 """Locations: paths on any filesystem that pyarrow opens, with atomic writes.
 
 A file is either absent or whole: it is written under a temporary name and renamed. On a local disk a file that was
-written durably survives a power failure: its bytes, and then its name, are on the disk before the call returns. Only bytes
-and names live here.
+written durably survives a power failure: its bytes, and then its name, are on the disk before the call returns. This module
+handles bytes and names only.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ class Location:
     def keep_first(self, decide: Callable[[], str]) -> str:
         """The text in this file; where there is no such file, what `decide` says is written to it first.
 
-        On a local filesystem exactly one of several processes that come at once decides for all. A store without
-        exclusive creation keeps the last one's word of those that came within the same moment.
+        On a local filesystem exactly one of several processes that come at once decides for all. An object store
+        without exclusive creation keeps the text that was written last, if several processes write at the same moment.
 
         Raises
         ------

@@ -1,6 +1,6 @@
-"""One owner at a time of what two processes must not make at once.
+"""Locks: only one process at a time makes or moves an artifact.
 
-A lock is a file that the operating system knows to be held: it comes free the moment its holder ends, however that
+The operating system holds the lock on a file and releases it when the holding process ends, however that
 happens. Object stores have no such locks; there, two that make the same artifact write the same bytes.
 """
 
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 @contextmanager
 def owned(root: Location, folder: Location, *, say: Say) -> Iterator[None]:
-    """Hold an artifact of a data folder while it is made or moved; waits for whoever holds it, and says so now and then."""
+    """Hold the lock of an artifact while it is made or moved; waits for the process that holds it, and says so now and then."""
     if not root.is_local:
         yield
         return
@@ -46,7 +46,7 @@ def held(path: Path, *, what: str, say: Say) -> Iterator[None]:
     Parameters
     ----------
     what:
-        What is waited for, in the words of the line that says so.
+        Name of the thing that is locked, for the line that says what is waited for.
     say:
         Told after three seconds, and every thirty, who holds it.
 

@@ -1,8 +1,8 @@
-"""Manifests: what is in a finished artifact, and from what it was made.
+"""Manifests: the contents of a finished artifact, and what it was made from.
 
 `manifest.json` is written last. A folder that has one is finished; a folder that has none, or one that cannot be read, is
-not. A manifest says nothing of when and how long: those stand in `made.json` beside it, which no digest covers, so that
-the same work leaves the same bytes wherever and whenever it is done.
+not. A manifest holds no times: those are in `made.json` beside it, which no digest covers, so that the
+same work always leaves the same bytes.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ def write_manifest(
     Parameters
     ----------
     facts:
-        What is true of the data: the same each time the same is made.
+        Facts about the data, equal whenever the same artifact is made.
     made:
-        What is true of this making of it alone, as how long it took; kept in `made.json`.
+        Facts about this one time that it was made, such as the seconds it took; kept in `made.json`.
     """
     manifest = Manifest(
         kind=kind,

@@ -1,6 +1,6 @@
 """How labels and predictions on test rows are packed into one value of a table: a bit a row, or a float32 where targets are numbers.
 
-Packing alone. Which rows these are, and in what order, is the concern of who writes and reads them.
+The caller decides which rows are packed, and in what order.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Result fragments: what a probing run wrote, part by part while it runs, as finished artifacts at its end.
+"""Result fragments of a probing run: parts while it runs, finished artifacts at its end.
 
 Layout: ``results/_running/<run_id>/<part>/`` with a file a kind, then ``results/<kind>/<run_id>/``, each with a manifest;
-``runs`` comes last. A run is finished when every kind is whole. Seconds stand in files that no manifest names, so that
-the same run leaves the same bytes whoever writes it, and however often.
+``runs`` comes last. A run is finished when every kind is whole. Seconds are in files that no manifest names, so that
+the same run always leaves the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run_folder(root: Location, kind: str, run_id: str) -> Location:
 
 
 def running_folder(root: Location, run_id: str) -> Location:
-    """Where the parts of a run lie that is not finished."""
+    """Where the parts of an unfinished run lie."""
     return root / "results" / "_running" / run_id
 
 

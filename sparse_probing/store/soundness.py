@@ -1,7 +1,7 @@
-"""Whether finished artifacts are still what was written, and how one that is not is taken out of the way.
+"""Damage to finished artifacts: how it is found, and how a damaged artifact is moved aside.
 
 An artifact is whole when its manifest can be read and every file that it names is there and unchanged. Nothing is made
-anew here, and nothing is deleted: what is damaged moves to ``set_aside/``, and whoever needs it finds nothing and makes it.
+again or deleted here: a damaged artifact moves to ``set_aside/``, and the next process that needs it makes it again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The DuckDB side of the house: open, load, publish, typed reads, checks.
+"""The results database in DuckDB: open, load, publish, typed reads, checks.
 
-The one room that imports duckdb and great_expectations; importing the package itself loads neither.
+The one subpackage that imports duckdb and great_expectations; importing the package itself loads neither.
 """
 
 from __future__ import annotations

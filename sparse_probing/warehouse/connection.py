@@ -15,6 +15,8 @@ import duckdb
 from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.settings import load_settings
 
+Connection = duckdb.DuckDBPyConnection
+
 # Core, parquet, json and icu are in the wheel; anything else would be downloaded at run time.
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 _WORD_SECONDS = 30.0
@@ -38,6 +40,12 @@ def connect(path: str | Path | None = None) -> duckdb.DuckDBPyConnection:
     InputError
         If there is no snapshot at the path, the file is no DuckDB database, someone has it open for writing, or a
         write-ahead log that someone left beside it does not fit it.
+
+    Examples
+    --------
+    >>> from sparse_probing import connect
+    >>> with connect() as results:
+    ...     best = results.sql("select feature, layer, neuron, test_mcc from best_neuron_per_feature").fetchall()
     """
     snapshot = Path(path) if path is not None else load_settings().snapshot_path
     if not snapshot.is_file():

@@ -51,6 +51,11 @@ class CheckResult:
     detail: str | None
     checked_at: datetime
 
+    @property
+    def line(self) -> str:
+        """The outcome of a failed check, for messages."""
+        return f"{self.check_name}: {self.n_violations} violation(s), first: {self.detail}"
+
 
 @dataclass(frozen=True)
 class Rule:

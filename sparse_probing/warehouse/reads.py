@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
+import pyarrow as pa
 
 from sparse_probing.errors import InputError
 from sparse_probing.warehouse.connection import one_line
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _Row = TypeVar("_Row")
+_BEST_ORDER = "model, revision, collection, run_id, validation_mcc desc nulls last, feature"
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,12 @@ def superseded_runs(con: duckdb.DuckDBPyConnection) -> list[Run]:
 
 def best_neurons(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[BestNeuron]:
     """The best neuron of every feature, best first within its model, revision and collection."""
-    order = "model, revision, collection, run_id, validation_mcc desc nulls last, feature"
-    return _rows(con, BestNeuron, "best_neuron_per_feature", run_ids, order)
+    return _rows(con, BestNeuron, "best_neuron_per_feature", run_ids, _BEST_ORDER)
+
+
+def best_neurons_table(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> pa.Table:
+    """View `best_neuron_per_feature` with all its columns, in the order of `best_neurons`, as an Arrow table."""
+    return _select(con, "*", "best_neuron_per_feature", run_ids, _BEST_ORDER).to_arrow_table()
 
 
 def probed_features(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[ProbedFeature]:
@@ -214,11 +220,11 @@ def _frame(con: duckdb.DuckDBPyConnection, source: str, run_ids: Iterable[str] |
 
 def _select(
     con: duckdb.DuckDBPyConnection, columns: str, source: str, run_ids: Iterable[str] | None, order: str
-) -> duckdb.DuckDBPyConnection:
+) -> duckdb.DuckDBPyRelation:
     parameters: Sequence[Any] = [] if run_ids is None else [list(run_ids)]
     condition = "" if run_ids is None else "where list_contains(?, run_id)"
     try:
-        return con.execute(f"select {columns} from {source} {condition} order by {order}", parameters)
+        return con.sql(f"select {columns} from {source} {condition} order by {order}", params=parameters)
     except (duckdb.CatalogException, duckdb.BinderException, duckdb.InvalidInputException) as error:
         # The second: a column is missing. The third: the name is a Python variable's in scope, where DuckDB looks after
         # the catalog.

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Every package and module at the top of `sparse_probing` is in one of these three tables.
 # Specs, settings, errors, schemas: they import only each other.
-BASE = {"config", "settings", "errors", "credentials", "schemas", "mistakes"}
+BASE = {"config", "settings", "errors", "credentials", "schemas", "mistakes", "showing"}
 # Rooms side by side: beside BASE and itself, a room may use these others of the table.
 ROOMS = {
     "datasets": {"store"},
@@ -30,6 +30,7 @@ ROOMS = {
 ABOVE = {
     "preflight": {"activations", "datasets", "models", "probes", "store"},
     "profile_keys": {"datasets", "models", "probes"},
+    "studying": {"activations", "datasets", "models", "planning", "preflight", "reports", "runs", "store", "warehouse"},
     "planning": {"activations", "datasets", "models", "runs", "store", "warehouse"},
 }
 # Modules of flows that print: they ask the library for what they show.

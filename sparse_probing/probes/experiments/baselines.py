@@ -1,4 +1,4 @@
-"""What every result stands beside: prevalence, shuffled labels, a random rotation, token identity alone.
+"""Baselines of every result: prevalence, shuffled labels, a random rotation, token identity alone.
 
 (The dense probe, the fifth, is in `dense`.) Each returns a `ProbeFit` whose `variant` names it. The baselines that choose
 a neuron choose it exactly as the real probe does: the best on train, by the same criterion.
@@ -105,7 +105,7 @@ def rotation_baseline(
     rng: np.random.Generator | int = 0,
     n_bootstrap: int = 0,
 ) -> ProbeFit:
-    """The best k directions of a random basis: how much of a neuron's score its basis owes to chance.
+    """The best k directions of a random basis: the score that a basis without meaning reaches.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def rotation_baseline(
 def token_identity_baseline(
     data: ProbeData, token_ids: ArrayLike, *, smoothing: float = 1.0, n_bootstrap: int = 0
 ) -> ProbeFit:
-    """What the token at the position alone tells: a lookup table of smoothed log-odds, fitted on train.
+    """Prediction from the token at the position alone: a lookup table of smoothed log-odds, fitted on train.
 
     A token's score is log((p_t + s) / (m_t + s)) with p and m its shares of the positive and the negative training rows,
     in rows of a balanced set of the same size; an unseen token scores 0 and counts as negative.

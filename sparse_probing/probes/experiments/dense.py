@@ -1,6 +1,6 @@
-"""The probe that may use every neuron of a layer: ridge-regularised logistic regression, strength chosen on validation.
+"""The dense probe, on every neuron of a layer: ridge-regularised logistic regression, strength chosen on validation.
 
-The upper end of every sparsity curve. With more neurons than training rows it is solved in the span of the rows.
+It is the upper end of every sparsity curve. With more neurons than training rows it is solved in the span of the rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a support to a `ProbeFit`: the logistic refit on it, metrics on the three splits, the test interval.
 
-Every method that ends in a set of neurons and a linear score goes through here. How the set is found is not its business.
+Every method that ends in a set of neurons and a linear score calls this module. How the set is found is decided elsewhere.
 """
 
 from __future__ import annotations

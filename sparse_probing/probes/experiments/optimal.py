@@ -153,7 +153,7 @@ def _sweep(
             standardise=False,
             gamma=factor * len(rows) ** -0.5,
             time_limit_seconds=request.time_limit_seconds,
-            master=request.solver,
+            solver=request.solver,
         )
     except SparseProbingError as error:
         return [

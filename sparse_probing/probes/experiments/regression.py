@@ -97,12 +97,12 @@ def target_baselines(
     n_bootstrap: int = 0,
     rng: np.random.Generator | int = 0,
 ) -> list[ProbeFit]:
-    """What a regression feature's probes stand beside on one layer, under the same variants as for classes.
+    """Baselines of a regression feature's probes on one layer, under the same variants as for classes.
 
     ``prevalence``: the training mean for every row. ``shuffled_labels``: the best neuron for targets exchanged within each
     split (between groups where a group has one target, else between rows). ``random_rotation``: the best direction of a
-    random basis. ``token_identity``, where `token_ids` (n_samples,) are given: each token's training mean, drawn towards
-    that of all as if by one row more.
+    random basis. ``token_identity``, where `token_ids` (n_samples,) are given: each token's training mean, shrunk towards
+    the mean of all rows by the weight of one row.
 
     Parameters
     ----------

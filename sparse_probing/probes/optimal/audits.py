@@ -1,6 +1,6 @@
-"""Audits of certificates: another search, by another solver, of what an optimal probe claims.
+"""Audits of certificates: the optimum that an optimal probe claims is searched again by another solver.
 
-An audit takes the scaled activations, the support and the objective of a fit, and nothing of how they were found. It
+An audit takes the scaled activations, the support and the objective of a fit, but not how they were found. It
 screens neurons by the cuts of its own root relaxation, which any dual point makes valid, and hands what is left to
 Gurobi's integer model. No clock decides anything here, so that equal fits have equal audits.
 """
@@ -53,7 +53,7 @@ class Audit:
 def audit_hinge(
     Z: Array, y: Array, support: Index, objective: float, *, ridge: float, max_cuts: int = MAX_CUTS
 ) -> Audit:
-    """Solve the balanced hinge-loss problem on ``len(support)`` neurons anew, and compare the optimum with an objective.
+    """Solve the balanced hinge-loss problem on ``len(support)`` neurons again, and compare the optimum with an objective.
 
     Parameters
     ----------

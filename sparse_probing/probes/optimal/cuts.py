@@ -1,8 +1,8 @@
 """Cuts, bounds and the root relaxation of the cardinality problem ``min over |S| ≤ k of c(S)``.
 
-A cut is what one dual point says about *every* set of neurons at once. Here live the pool of cuts, the fixing of neurons
-that follows from it, and the root phase; all of it serves any loss that offers the :class:`Problem` interface. No
-search and no solver of integer programs here.
+A cut is a lower bound, from one dual point, on the objective of *every* set of neurons. This module has the pool of cuts,
+the fixing of neurons that follows from it, and the root phase, for any loss with the :class:`Problem` interface. It has no
+search and no solver of integer programs.
 """
 
 from __future__ import annotations

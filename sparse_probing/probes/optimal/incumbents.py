@@ -1,6 +1,6 @@
-"""Good supports, fast: exchanges of neurons guided by the cut of the current support.
+"""Local search for good supports: exchanges of neurons guided by the cut of the current support.
 
-Nothing here proves anything; every support that is tried hands its cut to the caller, who may.
+Local search proves nothing; it passes the cut of every support that it tries to the caller, whose bounds use it.
 """
 
 from __future__ import annotations

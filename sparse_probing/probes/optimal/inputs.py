@@ -1,4 +1,4 @@
-"""What a certified probe may be asked for: checks of arrays and options, each with its remedy."""
+"""Checks of the arrays and options of a certified probe; each error has its remedy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def checked_k(k: int) -> int:
     return int(k)
 
 
-def check_options(time_limit_seconds: float, gap_tolerance: float, gamma: float | None, master: str) -> None:
+def check_options(time_limit_seconds: float, gap_tolerance: float, gamma: float | None, solver: str) -> None:
     """Raise InputError unless every option is in range."""
     if not time_limit_seconds > 0:
         raise InputError(
@@ -32,8 +32,8 @@ def check_options(time_limit_seconds: float, gap_tolerance: float, gamma: float 
         raise InputError(f"gap_tolerance is {gap_tolerance}; expected between 0 and 1.", remedy="1e-4 is usual.")
     if gamma is not None and not (gamma > 0 and np.isfinite(gamma)):
         raise InputError(f"gamma is {gamma}; expected a positive number.", remedy="Leave it out for n_samples ** -0.5.")
-    if master not in ("tree", "gurobi"):
-        raise InputError(f"master is {master!r}; expected 'tree' or 'gurobi'.", remedy="'tree' needs no solver.")
+    if solver not in ("tree", "gurobi"):
+        raise InputError(f"solver is {solver!r}; expected 'tree' or 'gurobi'.", remedy="'tree' needs no licence.")
 
 
 def checked_matrix(X: ArrayLike) -> Array:

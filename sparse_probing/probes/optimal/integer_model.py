@@ -1,6 +1,6 @@
 """The same search by Gurobi: an integer model with one binary a neuron, whose objective is held up by lazy cuts.
 
-The only module that imports gurobipy, and only when it is called. It serves a fit whose ``master`` is Gurobi, and audits.
+The only module that imports gurobipy, and only when it is called. It serves fits with ``solver="gurobi"``, and audits.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def search(
         else:
             raise InputError(
                 f"Gurobi ended with status {model.Status}; expected an optimum or a limit.",
-                remedy='Use master="tree", which needs no solver.',
+                remedy='Use solver="tree", which needs no licence.',
             )
         bound = float(model.ObjBound) if model.Status != GRB.INFEASIBLE else incumbent.value
         value = float(model.ObjVal) if model.SolCount else np.inf
@@ -188,7 +188,7 @@ def _environment(gp: Any) -> Any:
     except gp.GurobiError as error:
         raise InputError(
             f"Gurobi does not start: {' '.join(str(error).split())}.",
-            remedy="Mend its licence, or search by tree, which needs no solver.",
+            remedy="Mend its licence, or search by tree, which needs no licence.",
         ) from error
 
 
@@ -197,6 +197,6 @@ def _gurobi() -> tuple[Any, Any]:
         import gurobipy
     except ImportError as error:
         raise InputError(
-            "gurobipy is not installed.", remedy="Install gurobipy, or search by tree, which needs no solver."
+            "gurobipy is not installed.", remedy="Install gurobipy, or search by tree, which needs no licence."
         ) from error
     return gurobipy, gurobipy.GRB

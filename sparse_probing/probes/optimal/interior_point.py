@@ -1,7 +1,6 @@
 """An interior point for the hinge-loss dual of a sparse probe: a box QP of low rank, in plain NumPy.
 
-Here live the relaxation's solver and the repair of a dual point. Nothing here knows of branching, of time limits, or of
-Gurobi.
+This module has the relaxation's solver and the repair of a dual point. Branching, time limits and Gurobi are elsewhere.
 
 Rows of ``Z`` are neurons: ``Z[j, i] = y_i x_ij``. For a dual point ``u`` write ``g_j = Σ_i u_i Z[j, i]``.
 """
@@ -255,12 +254,12 @@ class _Newton:
 
     def step(self, at: _Iterate) -> _Iterate | None:
         """Predictor, corrector, and as far that way as the bounds allow; None if no step can be taken."""
-        u, room = at.u, self.w - at.u
-        s, room_s = self.s_free, 1.0 - self.s_free
+        u, u_slack = at.u, self.w - at.u
+        s, s_slack = self.s_free, 1.0 - self.s_free
         m = at.s.size
         p_y = self.Z @ (self.d_inv * self.y)
         pieces = (p_y, self._reduced(p_y, np.zeros(s.size)), self._reduced(np.zeros(m), np.ones(s.size)))
-        products = (u * at.low, room * at.high, s * at.s_low, room_s * at.s_high)
+        products = (u * at.low, u_slack * at.high, s * at.s_low, s_slack * at.s_high)
         count = 2 * (u.size + s.size)
         mu = sum(float(p.sum()) for p in products) / count
         lows, highs, s_lows, s_highs = products
@@ -268,9 +267,9 @@ class _Newton:
         reach = self._reach(at, t)
         affine = (
             float((u + reach * t.du) @ (at.low + reach * t.low))
-            + float((room - reach * t.du) @ (at.high + reach * t.high))
+            + float((u_slack - reach * t.du) @ (at.high + reach * t.high))
             + float((s + reach * t.ds) @ (at.s_low + reach * t.s_low))
-            + float((room_s - reach * t.ds) @ (at.s_high + reach * t.s_high))
+            + float((s_slack - reach * t.ds) @ (at.s_high + reach * t.s_high))
         ) / count
         aim = mu * min(1.0, max(affine / mu, 0.0)) ** 3
         bend = np.zeros(m)
@@ -322,9 +321,9 @@ class _Newton:
         """Towards the given changes of the complementarity products, with the second-order terms given."""
         p_y, (q_y, dg_y, ds_y), (q_t, dg_t, ds_t) = pieces
         t_low, t_high, v_low, v_high = targets
-        u, room, s, room_s = at.u, self.w - at.u, self.s_free, 1.0 - self.s_free
-        d_r = self.d_inv * (self.r_u + t_low / u - t_high / room)
-        q_r, dg_r, ds_r = self._reduced(self.Z @ d_r - self.G @ bend, self.r_s + bend_s + v_low / s - v_high / room_s)
+        u, u_slack, s, s_slack = at.u, self.w - at.u, self.s_free, 1.0 - self.s_free
+        d_r = self.d_inv * (self.r_u + t_low / u - t_high / u_slack)
+        q_r, dg_r, ds_r = self._reduced(self.Z @ d_r - self.G @ bend, self.r_s + bend_s + v_low / s - v_high / s_slack)
         d_y = self.d_inv * self.y
         # yᵀdu = r_y and Σ ds = r_k, in db and dθ
         a11, a12, b1 = (
@@ -347,9 +346,9 @@ class _Newton:
             db=db,
             dtheta=dtheta,
             low=(t_low - at.low * du) / u,
-            high=(t_high + at.high * du) / room,
+            high=(t_high + at.high * du) / u_slack,
             s_low=(v_low - at.s_low * ds) / s,
-            s_high=(v_high + at.s_high * ds) / room_s,
+            s_high=(v_high + at.s_high * ds) / s_slack,
         )
 
     def _reach(self, at: _Iterate, t: _Direction) -> float:

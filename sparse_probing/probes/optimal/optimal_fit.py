@@ -1,4 +1,4 @@
-"""What `optimal` hands back: a sparse probe with its proof, its predictions, a table, and how it shows itself."""
+"""The result of `fit_optimal`: a sparse probe with its proof, its predictions, a table and its display."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from sparse_probing.probes import showing
+from sparse_probing import showing
 from sparse_probing.probes.optimal.interior_point import Array
 from sparse_probing.schemas import PROBE_FITS, PROBE_SUPPORTS
 
@@ -24,15 +24,15 @@ class OptimalFit:
     support:
         (k,) neurons, ascending.
     coef, intercept:
-        (k,) coefficients in the order of ``support``, and scalar, in units of X as it was handed in: the score of a
+        (k,) coefficients in the order of ``support``, and scalar, in the units of X: the score of a
         sample is ``X[:, support] @ coef + intercept``.
     coef_scaled:
-        (k,) the coefficients that the ridge holds down: per ten standard deviations, or ``coef`` itself without
+        (k,) the coefficients that the ridge penalises: per ten standard deviations, or ``coef`` itself without
         standardisation.
     objective:
-        Value of the training objective, on standardised activations where they were standardised.
+        Value of the training objective, on standardised activations if `standardise` was True.
     bound:
-        No k neurons can do better than this. Holds whatever the status.
+        Lower bound on the objective of every support of k neurons; valid for every status.
     gap:
         ``(objective − bound) / |objective|``.
     status:
@@ -43,18 +43,18 @@ class OptimalFit:
     n_nodes:
         Relaxations solved in the tree, or nodes that Gurobi explored.
     n_fixed:
-        Neurons that were proved to lie outside every better support before the search.
+        Neurons that were excluded before the search, by proof that no better support contains them.
     n_candidates_left:
         Neurons that entered the search.
     seconds:
         Wall time.
     n_candidates, n_neurons:
-        Neurons that were searched, and columns of X: what is proved holds for supports of the former.
+        Neurons that were searched, and columns of X. The proof covers supports among the neurons searched.
     ridge:
         λ in the objective's λ/2 ‖β‖²: 1/γ.
     unit_standard_deviations:
-        Unit of the activations that ``coef_scaled`` multiplies, in standard deviations of the rows fitted; None where they
-        were fitted as handed in.
+        Unit of the activations that ``coef_scaled`` multiplies, in standard deviations of the rows fitted; None if
+        they were not standardised.
     phase_seconds:
         Wall time of ``root``, ``incumbent``, ``search``.
     classes:
@@ -86,7 +86,7 @@ class OptimalFit:
         return np.asarray(X, dtype=np.float64)[:, self.support] @ self.coef + self.intercept
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Predictions for X (n_samples, n_neurons), all columns of the X that was fitted and in its units: nothing to scale.
+        """Predictions for X (n_samples, n_neurons), with all columns, in the units of the X that was fitted.
 
         Returns
         -------
@@ -141,3 +141,37 @@ class OptimalFit:
 
     def _repr_html_(self) -> str:
         return showing.as_html(*self._shown())
+
+
+class OptimalFits(list[OptimalFit]):
+    """Fits of one problem at several k, in the order asked for; a list that can show itself."""
+
+    def table(self) -> pa.Table:
+        """The tables of the fits one after the other: one row per fit and neuron of its support."""
+        return pa.concat_tables([fit.table() for fit in self])
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        shown = self[: 2 * showing.N_SHOWN]
+        columns = {
+            "k": [str(len(fit.support)) for fit in shown],
+            "status": [fit.status for fit in shown],
+            "objective": [showing.digits(fit.objective) for fit in shown],
+            "bound": [showing.digits(fit.bound) for fit in shown],
+            "gap": [f"{fit.gap:.1e}" for fit in shown],
+            "support": [_first_of(fit.support) for fit in shown],
+        }
+        rest = len(self) - len(shown)
+        more = f"and {rest} more fits; .table() has all" if rest else ""
+        return f"{len(self)} optimal fit{'' if len(self) == 1 else 's'}", columns if shown else {}, more
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
+
+def _first_of(support: NDArray[np.int64]) -> str:
+    rest = len(support) - 2 * showing.N_SHOWN
+    named = ", ".join(str(neuron) for neuron in support[: 2 * showing.N_SHOWN])
+    return f"{named} and {rest} more" if rest > 0 else named

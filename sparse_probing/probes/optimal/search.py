@@ -1,6 +1,6 @@
 """The best k neurons there are, with a proof: cardinality-constrained probes solved to a certified gap.
 
-The public functions, their checks of input and the order of work live here. The numerical parts are ``interior_point``
+This module has the public functions and the order of work. The numerical parts are ``interior_point``
 (relaxation), ``hinge_dual`` and ``squared_dual`` (losses), ``cuts`` (bounds, fixing), ``incumbents`` (local search), ``tree``
 (branch and bound) and ``integer_model`` (Gurobi). No metrics, no splits: arrays in, a frozen result out.
 
@@ -35,11 +35,12 @@ from sparse_probing.probes.optimal.inputs import (
 )
 from sparse_probing.probes.optimal.interior_point import Array
 from sparse_probing.probes.optimal.optimal_fit import OptimalFit as OptimalFit
+from sparse_probing.probes.optimal.optimal_fit import OptimalFits as OptimalFits
 from sparse_probing.probes.optimal.squared_dual import SquaredProblem
 from sparse_probing.probes.optimal.tree import Tree
 from sparse_probing.probes.solvers.logistic import UNIT_STANDARD_DEVIATIONS, plain_scaled
 
-Master = Literal["tree", "gurobi"]
+Solver = Literal["tree", "gurobi"]
 
 INNER_TOLERANCE = 1e-7
 FINAL_TOLERANCE = 1e-9
@@ -59,7 +60,7 @@ def fit_optimal(
     gap_tolerance: float = 1e-4,
     candidates: ArrayLike | None = None,
     warm_start: ArrayLike | None = None,
-    master: Master = "tree",
+    solver: Solver = "tree",
     seed: int = 0,
 ) -> OptimalFit:
     """Fit the probe with weighted hinge loss and ridge on the best k neurons of all.
@@ -77,31 +78,32 @@ def fit_optimal(
         (n_samples,) bool: the rows whose y is a label; all of them if absent.
     standardise:
         Fit on activations less their mean, divided by ten times their standard deviation over the labelled rows, as in
-        Gurnee et al. (2023). The ridge makes the scale matter, and the default ``gamma`` is meant for this one; at unit
-        scale the relaxation is weak and little can be certified. False leaves X as it is. Coefficients and predictions
+        Gurnee et al. (2023). The ridge penalty depends on the scale, and the default ``gamma`` is meant for this
+        one; at unit scale the relaxation is weak and few fits can be certified. False uses X unchanged. Coefficients and predictions
         are in units of X either way.
     k:
-        Neurons allowed; more than there are means all of them.
+        Largest number of neurons in the support; all neurons if k exceeds their number.
     weights:
         ``balanced`` (``1/(2 · share of the sample's class)``), None (all one) or (n_samples,) positive weights.
     gamma:
         Inverse ridge penalty; ``n_samples ** -0.5`` by default.
     time_limit_seconds:
-        Wall time; on reaching it the best probe so far comes back with its gap.
+        Wall time; when it is reached, the best probe so far is returned with its gap.
     gap_tolerance:
         Relative gap at which a probe counts as optimal.
     candidates:
-        Neurons to choose from; all by default. ``support`` still counts in columns of X.
+        Column numbers of the neurons to choose from; all by default. ``support`` holds column numbers of X in any case.
     warm_start:
         A support to start from, of any size.
-    master:
+    solver:
         ``tree``: branch and bound on solved relaxations. ``gurobi``: an integer model with lazy cuts.
     seed:
-        Of Gurobi's own choices; the rest of the method has none.
+        Seed of Gurobi; the tree search is deterministic.
 
     Returns
     -------
     OptimalFit
+        The probe, what is proved about it, and its predictions.
 
     Raises
     ------
@@ -109,6 +111,18 @@ def fit_optimal(
         If X or y hold something no probe can be fitted to.
     InputError
         If a parameter is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import fit_optimal
+    >>> X = np.random.default_rng(0).standard_normal((300, 20))
+    >>> y = X[:, 3] + X[:, 11] > 0
+    >>> fit = fit_optimal(X, y, 2)
+    >>> fit.support.tolist(), fit.status, fit.gap <= 1e-4
+    ([3, 11], 'optimal', True)
+    >>> bool(fit.predict(X[:1])[0]) == bool(y[0])
+    True
 
     Source: Bertsimas, Pauphilet and Van Parys, *Sparse classification: a scalable discrete optimization perspective*,
     Machine Learning 110 (2021): the dual, the cut and the relaxation.
@@ -125,7 +139,7 @@ def fit_optimal(
         gap_tolerance=gap_tolerance,
         candidates=candidates,
         warm_start=warm_start,
-        master=master,
+        solver=solver,
         seed=seed,
     )[0]
 
@@ -143,17 +157,39 @@ def fit_optimal_path(
     gap_tolerance: float = 1e-4,
     candidates: ArrayLike | None = None,
     warm_start: ArrayLike | None = None,
-    master: Master = "tree",
+    solver: Solver = "tree",
     seed: int = 0,
-) -> list[OptimalFit]:
-    """Fit :func:`fit_optimal` for several k, in the order given; the time limit is for each.
+) -> OptimalFits:
+    """Fit `fit_optimal` for several k, in the order given; the time limit is for each.
 
     Work goes upwards in k: each best support, with one neuron more, starts the next, so the objective never rises with
-    k; the cuts of one k serve the others. Parameters and errors as there.
+    k; the cuts of one k serve the others. Parameters and errors as in `fit_optimal`.
+
+    Parameters
+    ----------
+    ks:
+        Neurons allowed in each fit.
+
+    Returns
+    -------
+    OptimalFits
+        A list with an `OptimalFit` for each k.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import fit_optimal_path
+    >>> X = np.random.default_rng(0).standard_normal((300, 20))
+    >>> y = X[:, 3] + X[:, 11] > 0
+    >>> fits = fit_optimal_path(X, y, [1, 2])
+    >>> fits[1].support.tolist(), fits[1].status
+    ([3, 11], 'optimal')
+    >>> fits[1].objective <= fits[0].objective
+    True
     """
     began = time.perf_counter()
     ks = [checked_k(k) for k in ks]
-    check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    check_options(time_limit_seconds, gap_tolerance, gamma, solver)
     matrix, labels, kept = checked_data(X, y, labelled)
     chosen = checked_neurons(candidates, matrix.shape[1], "candidates")
     if chosen is None:
@@ -166,9 +202,9 @@ def fit_optimal_path(
     matrix, units = _standardised(matrix if chosen.size == n_neurons else matrix[:, chosen], standardise, n_neurons)
     problem = HingeProblem(matrix, labels, w, gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
-    options = _Options(time_limit_seconds, gap_tolerance, master, seed)
+    options = _Options(time_limit_seconds, gap_tolerance, solver, seed)
     fits = _fit_path(problem, chosen, ks, seeds, options, began)
-    return [replace(units.restore(fit, chosen), classes=label_classes(y)) for fit in fits]
+    return OptimalFits(replace(units.restore(fit, chosen), classes=label_classes(y)) for fit in fits)
 
 
 def fit_optimal_regression(
@@ -183,7 +219,7 @@ def fit_optimal_regression(
     gap_tolerance: float = 1e-4,
     candidates: ArrayLike | None = None,
     warm_start: ArrayLike | None = None,
-    master: Master = "tree",
+    solver: Solver = "tree",
     seed: int = 0,
 ) -> OptimalFit:
     """Fit ridge regression on the best k neurons of all.
@@ -195,7 +231,7 @@ def fit_optimal_regression(
     """
     began = time.perf_counter()
     k = checked_k(k)
-    check_options(time_limit_seconds, gap_tolerance, gamma, master)
+    check_options(time_limit_seconds, gap_tolerance, gamma, solver)
     matrix = checked_matrix(X)
     target = np.asarray(y, dtype=np.float64)
     if target.shape == (matrix.shape[0],):
@@ -213,7 +249,7 @@ def fit_optimal_regression(
     matrix, units = _standardised(matrix[:, chosen], standardise, matrix.shape[1])
     problem = SquaredProblem(matrix, target, target.size**-0.5 if gamma is None else gamma)
     seeds: list[Index] = [] if start is None else [np.flatnonzero(np.isin(chosen, start))]
-    fit = _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, master, seed), began)[0]
+    fit = _fit_path(problem, chosen, [k], seeds, _Options(time_limit_seconds, gap_tolerance, solver, seed), began)[0]
     return units.restore(fit, chosen)
 
 
@@ -263,7 +299,7 @@ def _standardised(matrix: Array, standardise: bool, n_neurons: int) -> tuple[Arr
 class _Options:
     time_limit_seconds: float
     gap_tolerance: float
-    master: Master
+    solver: Solver
     seed: int
 
 
@@ -347,7 +383,7 @@ def _fit_one(
         bound = max(bound, level)
     elif bound < level:
         likely = root.shares[left] * root.gains.max() + root.gains[left]
-        search = _search_tree if options.master == "tree" else _search_gurobi
+        search = _search_tree if options.solver == "tree" else _search_gurobi
         found, nodes, status = search(part, incumbent, fixed, free, likely, inner, slack, options, deadline)
         bound = max(bound, min(found, dropped))
     support = left[list(incumbent.support)]

@@ -1,6 +1,6 @@
 """Branch and bound whose every node solves the relaxation to the end, instead of approaching it by cuts.
 
-Arrays and a :class:`~sparse_probing.probes.optimal.cuts.Problem` in, a bound out; the clock is the caller's.
+Takes arrays and a :class:`~sparse_probing.probes.optimal.cuts.Problem`, returns a bound; the caller sets the time limit.
 """
 
 from __future__ import annotations

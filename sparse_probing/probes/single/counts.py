@@ -1,7 +1,7 @@
 """How often each level of each neuron occurs in each class and split: the sufficient statistic of one-neuron probes.
 
 Stored activations have at most 256 levels a neuron. `count_levels` makes one pass over them for all features together;
-`LevelCounts` add up across shards, machines and time, to the last bit. Fitting and metrics live in `single`.
+`LevelCounts` of shards add up exactly. Fitting and metrics are in `scoring`.
 
 The pass is a sparse product: row i of the codes has one entry per neuron, at (neuron, level), and summing the rows of that
 one-hot matrix that a label column marks gives the column's counts. SciPy runs it at about half a nanosecond per entry,
@@ -135,16 +135,16 @@ def _stretch(index: NDArray[np.intp]) -> slice | NDArray[np.intp]:
 
 
 def count_tables(
-    codes: Codes, columns: LabelColumns, neurons: slice, room: Workspace | None = None
+    codes: Codes, columns: LabelColumns, neurons: slice, workspace: Workspace | None = None
 ) -> list[NDArray[np.int32]]:
-    """Count a chunk of neurons: one (n_columns, n_chunk, 256) table per split, in arrays of `room`."""
-    room = room or Workspace()
+    """Count a chunk of neurons: one (n_columns, n_chunk, 256) table per split, in arrays of `workspace`."""
+    workspace = workspace or Workspace()
     tables = []
     for code, (rows, members) in enumerate(zip(columns.rows, columns.members, strict=True)):
         shape = (len(members), neurons.stop - neurons.start, N_LEVELS)
-        total: NDArray[np.int32] = room.array(f"counts {code}", shape, np.int32)  # type: ignore[assignment]
+        total: NDArray[np.int32] = workspace.array(f"counts {code}", shape, np.int32)  # type: ignore[assignment]
         total.fill(0)
-        _count(codes, neurons, rows, members, total, room)
+        _count(codes, neurons, rows, members, total, workspace)
         tables.append(total)
     return tables
 
@@ -155,7 +155,7 @@ def _count(
     rows: NDArray[np.intp],
     members: tuple[slice | NDArray[np.intp], ...],
     total: NDArray[np.int32],
-    room: Workspace,
+    workspace: Workspace,
 ) -> None:
     # Few neurons at a time, so that their table stays in the processor's cache; a block of rows bounds the memory.
     width = min(_CHUNK_NEURONS, total.shape[1])
@@ -168,7 +168,7 @@ def _count(
         for top in range(0, len(rows), block):
             some = rows[top : top + block]
             chosen = codes[some, neurons.start + start : neurons.start + stop]
-            entries = np.add(chosen, base[: stop - start], out=room.array("entries", chosen.shape, np.int32))
+            entries = np.add(chosen, base[: stop - start], out=workspace.array("entries", chosen.shape, np.int32))
             for column, index in enumerate(members):
                 cells = entries[_within(index, top, len(some))]
                 if not len(cells):

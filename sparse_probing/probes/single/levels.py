@@ -1,10 +1,10 @@
 """One-neuron probes from class-by-level counts, for many neurons at once.
 
-Rows here are neurons, columns the 256 levels, rising. Quantities are in units of levels; `single` turns them into
+Rows are neurons, columns the 256 levels in ascending order. Quantities are in units of levels; `scoring` converts them to
 activations. Nothing here counts samples or checks input.
 
 Every sum along a row is taken row by row (no matrix products of rounded numbers), so that a row's results do not depend
-on which rows it is worked on with.
+on the other rows of the block.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def moments(positive_sums: Floats, all_sums: Floats) -> Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class SharedLevels:
     """What one-neuron probes of several features with the same labelled training rows have in common.
 
     Attributes
@@ -102,19 +102,21 @@ class Ground:
     in_bin: Floats
 
     @classmethod
-    def of(cls, totals: Floats, summed: Floats, about: Moments, room: Workspace) -> Ground:
-        """The ground under features whose `about` agree in `n_total`, `mean` and `std`."""
-        units = np.subtract(_POWERS[1], about.mean[:, None], out=room.floats("units", totals.shape))
-        units *= ratio(0.1, about.std)[:, None]
+    def of(cls, totals: Floats, summed: Floats, level_moments: Moments, workspace: Workspace) -> SharedLevels:
+        """What features share whose `level_moments` agree in `n_total`, `mean` and `std`."""
+        units = np.subtract(_POWERS[1], level_moments.mean[:, None], out=workspace.floats("units", totals.shape))
+        units *= ratio(0.1, level_moments.std)[:, None]
         merged_totals = _merge(summed)
         middles = 0.5 * (units[:, ::N_MERGED] + units[:, N_MERGED - 1 :: N_MERGED])
-        within = np.multiply(totals, units, out=room.floats("work", totals.shape)).reshape(len(units), -1, N_MERGED)
+        within = np.multiply(totals, units, out=workspace.floats("work", totals.shape)).reshape(
+            len(units), -1, N_MERGED
+        )
         merged_units = np.divide(np.einsum("ijk->ij", within), merged_totals, out=middles, where=merged_totals > 0)
         last = np.int16(N_LEVELS - 1)
         own = np.where(totals > 0, np.arange(N_LEVELS, dtype=np.int16), last)
         following = np.full(own.shape, last, np.int16)
         following[:, :-1] = np.minimum.accumulate(own[:, :0:-1], axis=1)[:, ::-1]
-        spread = np.subtract(about.n_total[:, None], summed, out=room.floats("spread", totals.shape))
+        spread = np.subtract(level_moments.n_total[:, None], summed, out=workspace.floats("spread", totals.shape))
         spread *= summed
         np.maximum(spread, 1.0, out=spread)
         np.reciprocal(spread, out=spread)
@@ -123,7 +125,7 @@ class Ground:
             totals=totals,
             summed=summed,
             units=units,
-            squares=np.multiply(units, units, out=room.floats("squares", totals.shape)),
+            squares=np.multiply(units, units, out=workspace.floats("squares", totals.shape)),
             merged_totals=merged_totals,
             merged_units=merged_units,
             merged_squares=merged_units * merged_units,
@@ -149,7 +151,7 @@ class LevelFit:
 
 
 def fit_logistic(
-    positives: Floats, summed: Floats, ground: Ground, about: Moments, c: float, room: Workspace
+    positives: Floats, summed: Floats, shared: SharedLevels, level_moments: Moments, c: float, workspace: Workspace
 ) -> LevelFit:
     """Balanced L2-regularised logistic regression of each row's class on its level, by Newton's method.
 
@@ -165,26 +167,28 @@ def fit_logistic(
     positives, summed:
         (n_rows, 256) positive training rows at each level, and up to it.
     """
-    weight_positive = ratio(0.5 * about.n_total, about.n_positive)
-    weight_negative = ratio(0.5 * about.n_total, about.n_total - about.n_positive)
+    weight_positive = ratio(0.5 * level_moments.n_total, level_moments.n_positive)
+    weight_negative = ratio(0.5 * level_moments.n_total, level_moments.n_total - level_moments.n_positive)
 
     def mass(positive: Floats, total: Floats) -> Floats:
-        weighed, negative = room.floats("mass", positive.shape), room.floats("work", positive.shape)
+        weighed, negative = workspace.floats("mass", positive.shape), workspace.floats("work", positive.shape)
         np.multiply((weight_positive - weight_negative)[:, None], positive, out=weighed)
         weighed += np.multiply(weight_negative[:, None], total, out=negative)
         return weighed
 
     # What the loss has in it of the labels is linear in the score: exact in the first fit as well.
-    pull = weight_positive * about.n_positive
-    lever = weight_positive * np.einsum("ij,ij->i", positives, ground.units)
-    merged = mass(_merge(summed), ground.merged_totals)
-    start, _ = _newton(pull, lever, merged, ground.merged_units, ground.merged_squares, None, c, FIRST_TOLERANCE, room)
-    solution, converged = _newton(
-        pull, lever, mass(positives, ground.totals), ground.units, ground.squares, start, c, TOLERANCE, room
+    pull = weight_positive * level_moments.n_positive
+    lever = weight_positive * np.einsum("ij,ij->i", positives, shared.units)
+    merged = mass(_merge(summed), shared.merged_totals)
+    start, _ = _newton(
+        pull, lever, merged, shared.merged_units, shared.merged_squares, None, c, FIRST_TOLERANCE, workspace
     )
-    slope = solution[:, 1] * ratio(0.1, about.std)
-    slope = np.where(slope * about.mean_difference > 0, slope, 0.0)
-    return LevelFit(np.where(slope == 0, 0.0, solution[:, 0] - slope * about.mean), slope, converged)
+    solution, converged = _newton(
+        pull, lever, mass(positives, shared.totals), shared.units, shared.squares, start, c, TOLERANCE, workspace
+    )
+    slope = solution[:, 1] * ratio(0.1, level_moments.std)
+    slope = np.where(slope * level_moments.mean_difference > 0, slope, 0.0)
+    return LevelFit(np.where(slope == 0, 0.0, solution[:, 0] - slope * level_moments.mean), slope, converged)
 
 
 def _newton(
@@ -196,7 +200,7 @@ def _newton(
     start: Floats | None,
     c: float,
     tolerance: float,
-    room: Workspace,
+    workspace: Workspace,
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Newton's method for (α, β) of each row: solutions, and which rows converged.
 
@@ -209,7 +213,7 @@ def _newton(
     solution, converged = np.stack([alpha, beta], axis=1), np.zeros(n_rows, bool)
     rows = np.arange(n_rows)
     step_a, step_b, decrement, length = np.zeros(n_rows), np.zeros(n_rows), np.full(n_rows, np.inf), np.ones(n_rows)
-    weighted, work = room.floats("weighted", mass.shape), room.floats("work", mass.shape)
+    weighted, work = workspace.floats("weighted", mass.shape), workspace.floats("work", mass.shape)
     turn = 0
     for _ in range(MAX_ITERATIONS):
         trial_a, trial_b = alpha + length * step_a, beta + length * step_b
@@ -250,7 +254,9 @@ def _newton(
             reach, pull, lever = reach[keep], pull[keep], lever[keep]
             turn = 1 - turn
             mass, units, squares = (
-                np.take(part, keep, axis=0, out=room.floats(f"{name} {turn}", (len(keep), part.shape[1])), mode="clip")
+                np.take(
+                    part, keep, axis=0, out=workspace.floats(f"{name} {turn}", (len(keep), part.shape[1])), mode="clip"
+                )
                 for name, part in (("mass", mass), ("units", units), ("squares", squares))
             )
             work, weighted = work[: len(keep)], weighted[: len(keep)]
@@ -259,7 +265,7 @@ def _newton(
 
 
 @dataclass(frozen=True, eq=False)
-class Cuts:
+class Thresholds:
     """Best threshold of each row: positive where direction * (level − threshold) > 0.
 
     Thresholds are half-integers, so that no level lies on one.
@@ -269,25 +275,25 @@ class Cuts:
     direction: NDArray[np.int8]
 
 
-def best_cuts(summed: Floats, ground: Ground, about: Moments, room: Workspace) -> Cuts:
+def best_thresholds(summed: Floats, shared: SharedLevels, level_moments: Moments, workspace: Workspace) -> Thresholds:
     """The threshold and direction of the highest Matthews correlation, midway between the levels on its two sides.
 
     The correlation of "level up to this one" with the positive class is (n·p − P·t)/√(P N t (n − t)), with p
     positives and t samples there: one pass over the cumulative counts `summed` gives every threshold's.
     """
-    lever, strength = room.floats("work", summed.shape), room.floats("weighted", summed.shape)
-    np.multiply(about.n_positive[:, None], ground.summed, out=lever)
-    lever -= np.multiply(about.n_total[:, None], summed, out=strength)
+    lever, strength = workspace.floats("work", summed.shape), workspace.floats("weighted", summed.shape)
+    np.multiply(level_moments.n_positive[:, None], shared.summed, out=lever)
+    lever -= np.multiply(level_moments.n_total[:, None], summed, out=strength)
     np.multiply(lever, lever, out=strength)
-    strength *= ground.spread
+    strength *= shared.spread
     column = strength.argmax(axis=1)
     rows = np.arange(len(column))
     informed = strength[rows, column] > 0
-    rising = np.where(informed, lever[rows, column] > 0, about.mean_difference > 0)
-    threshold = np.floor(0.5 * (column + ground.following[rows, column])) + 0.5
+    rising = np.where(informed, lever[rows, column] > 0, level_moments.mean_difference > 0)
+    threshold = np.floor(0.5 * (column + shared.following[rows, column])) + 0.5
     # A neuron without information never fires.
     never = np.where(rising, N_LEVELS - 0.5, -0.5)
-    return Cuts(np.where(informed, threshold, never), np.where(rising, 1, -1).astype(np.int8))
+    return Thresholds(np.where(informed, threshold, never), np.where(rising, 1, -1).astype(np.int8))
 
 
 def frequency_bins(summed: Floats) -> tuple[NDArray[np.intp], Floats]:
@@ -306,7 +312,7 @@ def frequency_bins(summed: Floats) -> tuple[NDArray[np.intp], Floats]:
     return ends, np.diff(np.take_along_axis(summed, ends, axis=1), axis=1, prepend=0.0)
 
 
-def mutual_information(summed: Floats, bin_ends: NDArray[np.intp], in_bin: Floats, about: Moments) -> Floats:
+def mutual_information(summed: Floats, bin_ends: NDArray[np.intp], in_bin: Floats, level_moments: Moments) -> Floats:
     """Mutual information (nats) of the class and the level in bins of nearly equal frequency.
 
     The plug-in estimate on 256 levels would mostly measure the number of levels: its bias is about
@@ -320,7 +326,7 @@ def mutual_information(summed: Floats, bin_ends: NDArray[np.intp], in_bin: Float
         From `frequency_bins` of all samples.
     """
     positive = np.diff(np.take_along_axis(summed, bin_ends, axis=1), axis=1, prepend=0.0)
-    n, n_positive = about.n_total[:, None], about.n_positive[:, None]
+    n, n_positive = level_moments.n_total[:, None], level_moments.n_positive[:, None]
     total = np.zeros(len(summed))
     for count, size in ((positive, n_positive), (in_bin - positive, n - n_positive)):
         share = ratio(count * n, in_bin * size)

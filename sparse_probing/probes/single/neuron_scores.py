@@ -1,11 +1,11 @@
-"""One-neuron scores of a layer as one frozen result: arrays, predictions, a table, and how it shows itself.
+"""One-neuron scores of a layer as one frozen result: arrays, predictions, a table and its display.
 
-No score is computed here; `single` does that.
+No score is computed here; `scoring` does that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from sparse_probing import showing
 from sparse_probing.errors import DataError, InputError
-from sparse_probing.probes import showing
 from sparse_probing.schemas import NEURON_BEST_METRICS, NEURON_METRICS, NEURON_SCORES, SPLITS
 
 Floats = NDArray[np.float64]
@@ -95,7 +95,7 @@ class NeuronScores:
 
     @property
     def direction(self) -> NDArray[np.int8]:
-        """(n_neurons,) +1 where the neuron rises with the feature, -1 where it falls, 0 where it says nothing."""
+        """(n_neurons,) +1 where the neuron rises with the feature, -1 where it falls, 0 where the coefficient is 0."""
         return np.sign(self.coef).astype(np.int8)
 
     def train_order(self) -> NDArray[np.intp]:
@@ -106,7 +106,7 @@ class NeuronScores:
     def best_first(self) -> NDArray[np.intp]:
         """(n_neurons,) neurons as view `neuron_rankings` orders them: the best ten on train, compared on validation.
 
-        Equals go by train; the other neurons follow in their order on train. Test has no say.
+        Ties are broken by the order on train; the other neurons follow in that order. Test scores are not used.
         """
         order = self.train_order()
         short = order[:SHORTLIST]
@@ -199,6 +199,53 @@ class NeuronScores:
         rest = self.n_neurons - len(best)
         more = f"and {rest} more neurons; .table() has all" if rest else ""
         return f"NeuronScores of {self.n_neurons} neurons: {', '.join(sizes)}", columns, more
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
+
+class FeatureScores(list[NeuronScores]):
+    """Scores of several features on the same rows, in the order of their columns; a list that can show itself.
+
+    Attributes
+    ----------
+    features:
+        Name of each feature.
+    """
+
+    def __init__(self, scores: Iterable[NeuronScores], features: Sequence[str]) -> None:
+        super().__init__(scores)
+        self.features = tuple(features)
+
+    def table(self) -> pa.Table:
+        """One row per feature and neuron under the names of table `neuron_scores`; each feature's best neuron first."""
+        name = NEURON_SCORES.field("feature")
+        tables = []
+        for feature, scores in zip(self.features, self, strict=True):
+            table = scores.table()
+            tables.append(table.add_column(0, name, pa.array([feature] * table.num_rows, name.type)))
+        return pa.concat_tables(tables)
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        shown = list(zip(self.features, self, strict=True))[: 2 * showing.N_SHOWN]
+        best = [int(scores.best_first()[0]) for _, scores in shown]
+        columns = {
+            "feature": [feature for feature, _ in shown],
+            "neuron": [str(neuron) for neuron in best],
+            "direction": [showing.signed(scores.direction[at]) for (_, scores), at in zip(shown, best, strict=True)],
+        }
+        for split in SPLITS:
+            columns[f"{split}_mcc"] = [
+                showing.decimals(scores.metrics[split]["mcc"][at]) for (_, scores), at in zip(shown, best, strict=True)
+            ]
+        rest = len(self) - len(shown)
+        more = f"and {rest} more features; .table() has all" if rest else ""
+        n_neurons = self[0].n_neurons if len(self) else 0
+        headline = f"FeatureScores of {len(self)} features and {n_neurons} neurons; the best neuron of each"
+        return headline, columns if shown else {}, more
 
     def __repr__(self) -> str:
         return showing.as_text(*self._shown())

@@ -1,13 +1,14 @@
 """Every neuron of a layer as a probe of its own: `score_neurons`, `score_features`, `score_counts`.
 
 The numbers come from class-by-level counts (`counts`), so their cost hardly depends on the number of samples. This module
-puts counts, fits (`levels`) and metrics together and turns levels into activations; ranking lists, intervals and
+combines counts, fits (`levels`) and metrics, and converts levels to activations; ranking lists, intervals and
 permutation nulls are elsewhere.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -28,16 +29,16 @@ from sparse_probing.probes.single.counts import (
     quantise,
 )
 from sparse_probing.probes.single.levels import (
-    Ground,
     Moments,
-    best_cuts,
+    SharedLevels,
+    best_thresholds,
     fit_logistic,
     moments,
     mutual_information,
     power_sums,
 )
-from sparse_probing.probes.single.neuron_scores import NeuronScores
-from sparse_probing.probes.workspace import Workspace, workspace
+from sparse_probing.probes.single.neuron_scores import FeatureScores, NeuronScores
+from sparse_probing.probes.workspace import Workspace, borrowed_workspace
 from sparse_probing.schemas import SCORE_METRICS, SPLITS
 
 Floats = NDArray[np.float64]
@@ -80,11 +81,35 @@ def score_neurons(
         Generator or seed of the split that is made where none is given.
     n_threads:
         Threads over chunks of neurons; up to four if absent. Results do not depend on it.
+    offset, scale:
+        (n_neurons,) of uint8 levels, in units of activation; only with those.
+
+    Returns
+    -------
+    NeuronScores
+        Coefficients, thresholds and metrics of every neuron, each an array (n_neurons,).
 
     Raises
     ------
     DataError
         If shapes, labels or split codes do not fit, an activation is not finite, or train lacks one class.
+
+    Examples
+    --------
+    Neuron 3 of eight rises with the feature:
+
+    >>> import numpy as np
+    >>> from sparse_probing import score_neurons
+    >>> y = np.arange(400) % 2 == 0
+    >>> X = np.random.default_rng(0).standard_normal((400, 8))
+    >>> X[:, 3] += 4 * y
+    >>> scores = score_neurons(X, y)
+    >>> int(scores.best_first()[0]), int(scores.direction[3])
+    (3, 1)
+    >>> bool(scores.metrics["test"]["mcc"][3] > 0.8)
+    True
+    >>> scores.table().column_names[:3]
+    ['neuron', 'coef', 'intercept']
     """
     signs = as_signs(y, labelled)
     if signs.ndim != 1:
@@ -115,7 +140,8 @@ def score_features(
     c: float = 1.0,
     rng: np.random.Generator | int = 0,
     n_threads: int | None = None,
-) -> list[NeuronScores]:
+    features: Sequence[str] | None = None,
+) -> FeatureScores:
     """Score every neuron for several features that share rows: one counting pass serves all of them.
 
     Parameters
@@ -124,11 +150,31 @@ def score_features(
         (n_samples, n_features), coded as y in `score_neurons`, all columns alike.
     labelled:
         (n_samples, n_features) or (n_samples,) bool. Other parameters as in `score_neurons`.
+    features:
+        (n_features,) names of the columns of Y; their numbers if absent.
+
+    Returns
+    -------
+    FeatureScores
+        A list with the `NeuronScores` of each feature, in the order of the columns of Y.
 
     Raises
     ------
     DataError
-        As in `score_neurons`; the feature is named by its column.
+        As in `score_neurons`, the feature named by its column; or if the number of names is not that of the columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import score_features
+    >>> Y = np.stack([np.arange(400) % 2 == 0, np.arange(400) % 3 == 0], axis=1)
+    >>> X = np.random.default_rng(0).standard_normal((400, 8))
+    >>> X[:, [2, 5]] += 4 * Y
+    >>> scores = score_features(X, Y, features=["even", "threes"])
+    >>> [int(one.best_first()[0]) for one in scores]
+    [2, 5]
+    >>> scores.table().num_rows
+    16
     """
     table = np.asarray(X)
     if table.ndim != 2 or table.shape[1] == 0:
@@ -149,6 +195,9 @@ def score_features(
         raise DataError(f"X has type {table.dtype}; expected uint8 levels or floats.")
 
     n_features = labels.shape[1]
+    names = [str(column) for column in range(n_features)] if features is None else list(features)
+    if len(names) != n_features:
+        raise DataError(f"{len(names)} names for {n_features} features.", remedy="Name every column of Y, or none.")
     columns = label_columns(labels, codes)
     workers = n_threads or min(4, os.cpu_count() or 1)
     # As many chunks for each thread, none larger than a block.
@@ -158,9 +207,9 @@ def score_features(
     chunks = [slice(start, min(start + chunk, table.shape[1])) for start in range(0, table.shape[1], chunk)]
 
     def score(neurons: slice) -> list[dict[str, NDArray[Any]]]:
-        with workspace() as room:
-            counted = count_tables(table, columns, neurons, room)
-            return _score_chunk(counted, columns.positive, columns.labelled, room, c)
+        with borrowed_workspace() as workspace:
+            counted = count_tables(table, columns, neurons, workspace)
+            return _score_chunk(counted, columns.positive, columns.labelled, workspace, c)
 
     sizes, classes = _class_sizes(labels, codes), label_classes(Y)
     with ThreadPoolExecutor(workers) if workers > 1 and len(chunks) > 1 else nullcontext() as pool:
@@ -171,7 +220,7 @@ def score_features(
             joined = _joined([scored[feature] for scored in scored_chunks])
             return replace(_assemble(joined, low, step, sizes[feature], of_levels), classes=classes)
 
-        return list(each(assemble, range(n_features)))
+        return FeatureScores(each(assemble, range(n_features)), names)
 
 
 def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
@@ -189,11 +238,11 @@ def score_counts(counts: LevelCounts, *, c: float = 1.0) -> NeuronScores:
             remedy="Count more shards, or split otherwise.",
         )
     scored = []
-    with workspace() as room:
+    with borrowed_workspace() as workspace:
         for start in range(0, counts.n_neurons, _BLOCK_NEURONS):
             negative, positive = np.moveaxis(counts.counts[:, :, start : start + _BLOCK_NEURONS], 1, 0)
             tables = list(np.stack([negative + positive, positive], axis=1))
-            scored.append(_score_chunk(tables, (1,), (0,), room, c)[0])
+            scored.append(_score_chunk(tables, (1,), (0,), workspace, c)[0])
     return _assemble(_joined(scored), counts.offset, counts.scale, sizes)
 
 
@@ -210,17 +259,17 @@ def _class_sizes(labels: NDArray[np.int8], split: NDArray[np.int8]) -> NDArray[n
     return np.asarray(np.moveaxis(np.array(per_split), -1, 0), np.int64)
 
 
-def _summed(name: str, counted: NDArray[Any], room: Workspace) -> tuple[Floats, Floats]:
-    """Counts as floats, and their cumulative sums along the levels, in arrays of `room` of that name."""
-    plain, summed = room.floats(name, counted.shape), room.floats(f"summed {name}", counted.shape)
+def _summed(name: str, counted: NDArray[Any], workspace: Workspace) -> tuple[Floats, Floats]:
+    """Counts as floats, and their cumulative sums along the levels, in arrays of `workspace` of that name."""
+    plain, summed = workspace.floats(name, counted.shape), workspace.floats(f"summed {name}", counted.shape)
     np.copyto(plain, counted)
     # In integers, which is several times faster than in floats.
-    np.copyto(summed, np.cumsum(counted, axis=1, out=room.array("whole", counted.shape, counted.dtype)))
+    np.copyto(summed, np.cumsum(counted, axis=1, out=workspace.array("whole", counted.shape, counted.dtype)))
     return plain, summed
 
 
 def _score_chunk(
-    counted: list[NDArray[Any]], positive: tuple[int, ...], labelled: tuple[int, ...], room: Workspace, c: float
+    counted: list[NDArray[Any]], positive: tuple[int, ...], labelled: tuple[int, ...], workspace: Workspace, c: float
 ) -> list[dict[str, NDArray[Any]]]:
     """Each feature's quantities for a chunk of neurons, in units of levels, under flat names; neurons come last.
 
@@ -231,30 +280,30 @@ def _score_chunk(
     positive, labelled:
         Each feature's columns.
     """
-    exact, sums = room.floats("work", counted[0].shape[1:]), []
+    exact, sums = workspace.floats("work", counted[0].shape[1:]), []
     for table in counted[0]:
         np.copyto(exact, table)
         sums.append(power_sums(exact))
-    about = [moments(sums[p], sums[t]) for p, t in zip(positive, labelled, strict=True)]
+    level_moments = [moments(sums[p], sums[t]) for p, t in zip(positive, labelled, strict=True)]
     out: list[dict[str, NDArray[Any]]] = [{} for _ in positive]
     for column in sorted(set(labelled)):
         alike = [feature for feature, one in enumerate(labelled) if one == column]
         # Every neuron has as many labelled rows as the first; a split without any has nothing to sum or to score.
         used = [bool(table[column, :1].any()) for table in counted]
         margins = [
-            Margin.of(*_summed(f"totals of {name}", table[column], room), room, name) if some else None
+            Margin.of(*_summed(f"totals of {name}", table[column], workspace), workspace, name) if some else None
             for name, table, some in zip(SPLITS, counted, used, strict=True)
         ]
         train = margins[0]
         if train is None:
             raise DataError("No labelled training row; a probe needs some.", remedy="Split otherwise.")
-        ground = Ground.of(train.totals, train.summed, about[alike[0]], room)
+        shared = SharedLevels.of(train.totals, train.summed, level_moments[alike[0]], workspace)
         for feature in alike:
             parts = [
-                None if margin is None else _Part(*_summed(name, table[positive[feature]], room), margin)
+                None if margin is None else _Part(*_summed(name, table[positive[feature]], workspace), margin)
                 for name, table, margin in zip(SPLITS, counted, margins, strict=True)
             ]
-            out[feature] = _score_feature(parts, ground, about[feature], c, room)
+            out[feature] = _score_feature(parts, shared, level_moments[feature], c, workspace)
     return out
 
 
@@ -268,32 +317,32 @@ class _Part:
 
 
 def _score_feature(
-    parts: list[_Part | None], ground: Ground, about: Moments, c: float, room: Workspace
+    parts: list[_Part | None], shared: SharedLevels, level_moments: Moments, c: float, workspace: Workspace
 ) -> dict[str, NDArray[Any]]:
-    """Fits, cuts and metrics of one feature; `parts` by split, None without labelled rows."""
-    assert parts[0] is not None  # train, which the ground was made of
+    """Fits, thresholds and metrics of one feature; `parts` by split, None without labelled rows."""
+    assert parts[0] is not None  # train, from which `shared` was computed
     positives, summed = parts[0].positives, parts[0].summed
-    fit = fit_logistic(positives, summed, ground, about, c, room)
-    cuts = best_cuts(summed, ground, about, room)
+    fit = fit_logistic(positives, summed, shared, level_moments, c, workspace)
+    thresholds = best_thresholds(summed, shared, level_moments, workspace)
     out: dict[str, NDArray[Any]] = {
-        "std": about.std,
-        "mean_difference": about.mean_difference,
-        "f_statistic": about.f_statistic,
+        "std": level_moments.std,
+        "mean_difference": level_moments.mean_difference,
+        "f_statistic": level_moments.f_statistic,
         "intercept": fit.intercept,
         "slope": fit.slope,
         "converged": fit.converged,
-        "threshold": cuts.threshold,
-        "direction": cuts.direction,
-        "mutual_information": mutual_information(summed, ground.bin_ends, ground.in_bin, about),
+        "threshold": thresholds.threshold,
+        "direction": thresholds.direction,
+        "mutual_information": mutual_information(summed, shared.bin_ends, shared.in_bin, level_moments),
     }
     # Without a slope the score is 0 everywhere: never positive, one tie.
-    flat, rising, best_rising = fit.slope == 0, fit.slope > 0, cuts.direction > 0
+    flat, rising, best_rising = fit.slope == 0, fit.slope > 0, thresholds.direction > 0
     crossing = np.where(flat, -1.0, -fit.intercept / np.where(flat, 1.0, fit.slope))
     # A level at the crossing itself has score 0, which is not positive.
     whole = np.where(rising, np.floor(crossing) + 1, np.ceil(crossing))
     out["confusion"] = _confusion(whole, rising, parts)
-    out["best_confusion"] = _confusion(np.ceil(cuts.threshold), best_rising, parts)
-    tied, work = np.flatnonzero(flat), room.floats("work", ground.units.shape)
+    out["best_confusion"] = _confusion(np.ceil(thresholds.threshold), best_rising, parts)
+    tied, work = np.flatnonzero(flat), workspace.floats("work", shared.units.shape)
     unknown = np.full(len(flat), np.nan)
     for name, part in zip(SPLITS, parts, strict=True):
         if part is None:

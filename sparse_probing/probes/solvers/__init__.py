@@ -1,1 +1,1 @@
-"""Solvers of penalised logistic regressions. What they are used for is not their business."""
+"""Solvers of penalised logistic regressions. The methods that use them are in `experiments`."""

@@ -78,6 +78,17 @@ def score_interval(
         If shapes do not fit.
     InputError
         If the metric is unknown.
+
+    Examples
+    --------
+    A probe without an error on 20 documents of 5 rows each:
+
+    >>> import numpy as np
+    >>> from sparse_probing import score_interval
+    >>> y = np.arange(100) % 2 == 0
+    >>> low, high = score_interval(y, y, np.arange(100) // 5, metric="mcc")
+    >>> bool(0.5 < low[0] < high[0]), float(high[0])
+    (True, 1.0)
     """
     judge = _judge(metric)
     shares = _Shares.of(positive, predicted, groups)
@@ -128,6 +139,16 @@ def difference_interval(
     ------
     DataError, InputError
         As in `score_interval`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparse_probing import difference_interval
+    >>> y = np.arange(100) % 2 == 0
+    >>> chance = np.arange(100) % 3 == 0
+    >>> low, high = difference_interval(y, y, chance, np.arange(100) // 5)
+    >>> bool(low[0] > 0)
+    True
     """
     judge = _judge(metric)
     one = _Shares.of(positive, predicted, groups)

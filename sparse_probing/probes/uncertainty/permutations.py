@@ -1,4 +1,4 @@
-"""The permutation null of a layer's best neuron: labels are permuted in ways that keep what groups bring about.
+"""The permutation null of a layer's best neuron: labels are permuted so that the dependence within groups is kept.
 
 Samples of one group (a document, a project, a person) are not independent, so groups are exchanged as wholes, or labels
 within them. Rates over many features and layers are in `false_discoveries`, intervals of scores in `uncertainty`.
@@ -94,11 +94,11 @@ def permute_labels(
     max_rows: int | None = None,
     rng: np.random.Generator | int = 0,
 ) -> LabelPermutations:
-    """Permute training labels in ways that leave their law unchanged where a feature says nothing about activations.
+    """Permute training labels so that their distribution stays the same if the feature is unrelated to the activations.
 
     *Whole groups*: groups whose labelled rows all agree (a document's language) exchange labels with one another; rows of
     a group stay together, so their dependence stays too. *Within groups*: in a group with both labels (a document's
-    tokens) labels are exchanged between its rows; whatever the document as a whole brings about remains in both the
+    tokens) labels are exchanged between its rows; effects of the document as a whole remain in both the
     statistic and its null. A feature with groups of both kinds does both at once. With few groups the number of distinct
     permutations is small and p-values cannot be: nine groups in three threes have 84 ways to choose three.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sparse_probing.activations import extract_datasets
-from sparse_probing.activations.targets import Target
+from sparse_probing.activations.artifact_writer import ArtifactWriter
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError
 from sparse_probing.models.resolved import ResolvedModel
@@ -84,15 +84,15 @@ def test_the_other_part_may_finish_one_artifact_first(
     dataset, resolved, root = shared
     specs = [ExtractionSpec(hook=hook, storage_dtype="float16", **COMMON) for hook in ("post", "hook_resid_post")]
     extract_datasets(dataset, resolved, specs, root=root, shard=(0, 2))
-    finish = Target.finish
+    finish = ArtifactWriter.finish
 
-    def beaten(self: Target, *arguments: object, **options: object) -> bool:
+    def beaten(self: ArtifactWriter, *arguments: object, **options: object) -> bool:
         done = finish(self, *arguments, **options)
         if self.hook == "mlp.hook_post":
             raise ArtifactError("the marker is gone")
         return done
 
-    monkeypatch.setattr(Target, "finish", beaten)
+    monkeypatch.setattr(ArtifactWriter, "finish", beaten)
     folders = extract_datasets(dataset, resolved, specs, root=root, shard=(1, 2))
     assert all(find_manifest(folder) is not None for folder in folders)
 

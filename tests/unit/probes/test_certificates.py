@@ -265,7 +265,7 @@ def test_the_solver_asked_for_searches(name: str, monkeypatch: pytest.MonkeyPatc
     honest, asked = optimal.fit_optimal_path, []
 
     def path(*rest: object, **options: object) -> list[optimal.OptimalFit]:
-        asked.append(options["master"])
+        asked.append(options["solver"])
         return honest(*rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(optimal, "fit_optimal_path", path)
@@ -281,7 +281,7 @@ def test_more_neurons_than_gurobi_takes_are_a_status_with_a_remedy(monkeypatch: 
     honest = optimal.fit_optimal_path
 
     def full(*rest: object, **options: object) -> list[optimal.OptimalFit]:
-        assert options["master"] == "gurobi"
+        assert options["solver"] == "gurobi"
         found = honest(*rest, **options)  # type: ignore[arg-type]
         return [replace(fit, status="size_limit", n_candidates_left=2034, gap=0.5) for fit in found]
 

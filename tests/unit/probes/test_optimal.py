@@ -20,7 +20,7 @@ fit_optimal = functools.partial(optimal.fit_optimal, standardise=False)
 fit_optimal_path = functools.partial(optimal.fit_optimal_path, standardise=False)
 fit_optimal_regression = functools.partial(optimal.fit_optimal_regression, standardise=False)
 
-MASTERS = ["tree", "gurobi"]
+SOLVERS = ["tree", "gurobi"]
 
 
 def make_data(
@@ -57,12 +57,12 @@ def test_finds_planted_neurons() -> None:
     assert fit.n_fixed > 200
 
 
-@pytest.mark.parametrize("master", MASTERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(("seed", "k", "share"), [(0, 1, 0.3), (1, 2, 0.3), (2, 2, 0.1), (3, 2, 0.5)])
-def test_equals_exhaustive_search(master: optimal.Master, seed: int, k: int, share: float) -> None:
+def test_equals_exhaustive_search(solver: optimal.Solver, seed: int, k: int, share: float) -> None:
     X, y, _ = make_data(seed, n=150, share=share)
     best = min(value_of(X, y, support) for support in itertools.combinations(range(X.shape[1]), k))
-    fit = fit_optimal(X, y, k, master=master)
+    fit = fit_optimal(X, y, k, solver=solver)
     assert fit.status == "optimal"
     assert fit.objective == pytest.approx(best, rel=2e-5)
     assert fit.bound <= best * (1 + 1e-9)
@@ -72,8 +72,8 @@ def test_exhaustive_search_at_unit_scale_where_the_relaxation_is_weak() -> None:
     X, y, _ = make_data(5, n=120, d=16)
     X = X * 10
     values = [value_of(X, y, support) for support in itertools.combinations(range(16), 3)]
-    for master in ("tree", "gurobi"):
-        fit = fit_optimal(X, y, 3, master=master)  # type: ignore[arg-type]
+    for solver in ("tree", "gurobi"):
+        fit = fit_optimal(X, y, 3, solver=solver)  # type: ignore[arg-type]
         assert fit.objective == pytest.approx(min(values), rel=2e-5)
         assert fit.bound <= min(values) * (1 + 1e-9)
 
@@ -81,7 +81,7 @@ def test_exhaustive_search_at_unit_scale_where_the_relaxation_is_weak() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_both_masters_agree(seed: int) -> None:
     X, y, _ = make_data(seed, d=120, planted=5, noise=2.0)
-    tree, gurobi = (fit_optimal(X, y, 5, master=master) for master in ("tree", "gurobi"))  # type: ignore[arg-type]
+    tree, gurobi = (fit_optimal(X, y, 5, solver=solver) for solver in ("tree", "gurobi"))  # type: ignore[arg-type]
     assert tree.status == gurobi.status == "optimal"
     assert tree.objective == pytest.approx(gurobi.objective, rel=1.1e-5)
     assert max(tree.bound, gurobi.bound) <= min(tree.objective, gurobi.objective) * (1 + 1e-9)
@@ -141,8 +141,8 @@ def test_warm_start_is_never_lost() -> None:
 
 def test_same_input_same_output() -> None:
     X, y, _ = make_data(6, d=100, noise=2.0)
-    for master in ("tree", "gurobi"):
-        one, two = (fit_optimal(X, y, 4, master=master) for _ in range(2))  # type: ignore[arg-type]
+    for solver in ("tree", "gurobi"):
+        one, two = (fit_optimal(X, y, 4, solver=solver) for _ in range(2))  # type: ignore[arg-type]
         assert one.support.tolist() == two.support.tolist()
         assert (one.objective, one.bound, one.n_cuts, one.n_nodes) == (
             two.objective,
@@ -153,11 +153,11 @@ def test_same_input_same_output() -> None:
         assert one.coef.tolist() == two.coef.tolist()
 
 
-@pytest.mark.parametrize("master", MASTERS)
-def test_time_limit_gives_a_probe_and_a_valid_bound(master: optimal.Master) -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_time_limit_gives_a_probe_and_a_valid_bound(solver: optimal.Solver) -> None:
     X, y, _ = make_data(7, n=400, d=600, planted=8, noise=3.0)
     X = X * 10  # a weak relaxation: hopeless in this time
-    fit = fit_optimal(X, y, 6, time_limit_seconds=0.05, master=master)
+    fit = fit_optimal(X, y, 6, time_limit_seconds=0.05, solver=solver)
     assert fit.status == "time_limit"
     assert fit.support.size == 6
     assert 0 <= fit.bound < fit.objective
@@ -170,7 +170,7 @@ def test_time_limit_gives_a_probe_and_a_valid_bound(master: optimal.Master) -> N
 def test_more_neurons_than_the_licence_takes() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((60, 2300)), np.where(np.arange(60) % 3 == 0, 1, -1)
-    fit = fit_optimal(X, y, 4, master="gurobi")
+    fit = fit_optimal(X, y, 4, solver="gurobi")
     assert fit.status == "size_limit"
     assert fit.n_candidates_left > 2000
     assert fit.bound <= fit.objective
@@ -195,7 +195,7 @@ def test_an_error_in_the_callback_surfaces(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(integer_model, "cut_at_support", fail)
     monkeypatch.setattr(integer_model, "cut_at_shares", fail)
     with pytest.raises(ZeroDivisionError, match="separation broke"):
-        fit_optimal(X * 10, y, 3, master="gurobi")
+        fit_optimal(X * 10, y, 3, solver="gurobi")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8])
@@ -267,8 +267,8 @@ def test_regression_equals_exhaustive_search() -> None:
         return 0.5 * float(((t - A @ beta) ** 2).sum()) + float(beta @ beta) / (2 * gamma)
 
     best = min(itertools.combinations(range(25), 2), key=objective)
-    for master in ("tree", "gurobi"):
-        fit = fit_optimal_regression(X, y, 2, master=master)  # type: ignore[arg-type]
+    for solver in ("tree", "gurobi"):
+        fit = fit_optimal_regression(X, y, 2, solver=solver)  # type: ignore[arg-type]
         assert fit.status == "optimal"
         assert tuple(fit.support) == best
         assert fit.objective == pytest.approx(objective(best), rel=1e-9)
@@ -279,7 +279,7 @@ def test_regression_equals_exhaustive_search() -> None:
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("seed", range(60))
 def test_small_problems_of_every_kind_equal_exhaustive_search(seed: int) -> None:
-    """Few or many samples, weak and strong ridge, rectified, rounded and duplicated neurons, both losses and masters."""
+    """Few or many samples, weak and strong ridge, rectified, rounded and duplicated neurons, both losses and solvers."""
     rng = np.random.default_rng(seed)
     n, d, k = int(rng.integers(4, 80)), int(rng.integers(2, 13)), int(rng.integers(1, 4))
     X = rng.standard_normal((n, d)) * 10 ** rng.uniform(-2.5, 1.5)
@@ -288,16 +288,16 @@ def test_small_problems_of_every_kind_equal_exhaustive_search(seed: int) -> None
     y = np.where(target > np.median(target), 1, -1)
     y[0], y[1] = 1, -1
     gamma = n**-0.5 * 10 ** rng.uniform(-1, 1)
-    master: optimal.Master = "gurobi" if seed % 3 == 0 else "tree"
+    solver: optimal.Solver = "gurobi" if seed % 3 == 0 else "tree"
     problem: HingeProblem | SquaredProblem
     if seed % 5 == 0:
         noisy = target + rng.standard_normal(n)
         problem = SquaredProblem(X, noisy, gamma)
-        fit = fit_optimal_regression(X, noisy, k, gamma=gamma, master=master)
+        fit = fit_optimal_regression(X, noisy, k, gamma=gamma, solver=solver)
     else:
         w = np.where(y > 0, 0.5 / (y > 0).mean(), 0.5 / (y < 0).mean())
         problem = HingeProblem(X, y.astype(float), w, gamma)
-        fit = fit_optimal(X, y, k, gamma=gamma, master=master)
+        fit = fit_optimal(X, y, k, gamma=gamma, solver=solver)
     supports = itertools.combinations(range(X.shape[1]), min(k, X.shape[1]))
     best = min(problem.finish(np.array(support), 1e-9)[2] for support in supports)
     assert fit.status == "optimal"
@@ -325,7 +325,7 @@ def test_small_problems_of_every_kind_equal_exhaustive_search(seed: int) -> None
         ({"time_limit_seconds": 0.0}, InputError, "time_limit_seconds"),
         ({"candidates": [7]}, InputError, "candidates"),
         ({"warm_start": [-1]}, InputError, "warm_start"),
-        ({"master": "none"}, InputError, "master"),
+        ({"solver": "none"}, InputError, "solver"),
         ({"weights": "even"}, InputError, "weights"),
         ({"weights": [1, 1, 0, 1]}, DataError, "weights"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sparse_probing.probes import METHODS
+from sparse_probing.runs import imports as stages
 from tasks import imports
 
 ROOT = Path(__file__).parents[3]
@@ -34,9 +35,10 @@ ALONE = {
 BEFORE_THREADS = """
 import sys
 import flows.study
+from sparse_probing.runs import imports as stages
 from tasks import imports
 imports.import_for_datasets()
-imports.import_for_probes()
+stages.import_for_stages()
 print(*sys.modules)
 """
 FOUR_THREADS = """
@@ -114,13 +116,13 @@ def test_the_search_finds_what_it_is_for(early: set[str]) -> None:
 
 def test_every_method_is_among_what_is_imported_early() -> None:
     homes = {f"sparse_probing.probes.experiments.{method.function.partition(':')[0]}" for method in METHODS.values()}
-    assert homes <= set(imports.FOR_PROBES)
+    assert homes <= set(stages.LATE_IMPORTS)
 
 
 def test_what_is_listed_can_be_imported() -> None:
     imports.import_for_datasets()
-    imports.import_for_probes()
-    assert {*imports.FOR_DATASETS, *imports.FOR_PROBES} - imports.OPTIONAL <= set(sys.modules)
+    stages.import_for_stages()
+    assert {*imports.FOR_DATASETS, *stages.LATE_IMPORTS} - stages.OPTIONAL <= set(sys.modules)
 
 
 def test_several_threads_load_tokenizers_at_once(tiny_model: Path) -> None:

@@ -1,7 +1,7 @@
-"""One artifact in the making: what it still needs of each shard, its quantisation, and its manifest.
+"""The writer of one activations artifact: which shards it still needs, its quantisation, and its manifest.
 
-A pass (`extraction`) feeds one or several of these; each has files, markers and a manifest of its own, and knows nothing
-of the others. No model runs here.
+A pass (`extraction`) passes activations to one or several writers; each has its own files, markers and manifest. No model
+runs here.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _WAIT_SECONDS = 3600.0
 _POLL_SECONDS = 0.5
 
 
-class Target:
-    """One artifact of a pass.
+class ArtifactWriter:
+    """Writes one artifact of a pass.
 
     Parameters
     ----------
@@ -81,13 +81,13 @@ class Target:
 
     @property
     def row_bytes(self) -> int:
-        """Most bytes that a row takes in host memory: what is quantised is staged as float16 first."""
+        """Largest number of bytes of a row in host memory; quantised rows are staged as float16 first."""
         item_bytes = STORAGE_DTYPES[self.spec.storage_dtype].itemsize
         return self.columns.n_values * (2 if self.spec.storage_dtype == "uint8" else item_bytes)
 
     @property
     def is_finished(self) -> bool:
-        """Whether the manifest is in place, whoever wrote it."""
+        """Whether the manifest is in place, whichever process wrote it."""
         return find_manifest(self.store.folder, digest=self.digest) is not None
 
     def need(self, shard: Shard, *, shared: bool = False) -> Need | None:

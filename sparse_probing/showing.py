@@ -9,6 +9,8 @@ from typing import SupportsFloat
 
 # Rows that a result shows of itself.
 N_SHOWN = 5
+# Rows of a list that has no best ones.
+N_ROWS = 20
 
 
 def decimals(value: SupportsFloat | None) -> str:
