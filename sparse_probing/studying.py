@@ -78,8 +78,11 @@ class StudyRuns(list[str]):
         rows = table.slice(0, 2 * showing.N_SHOWN).to_pylist()
         columns = {name: [str(row[name]) for row in rows] for name in ("model", "feature", "layer", "neuron")}
         columns["direction"] = [showing.signed(row["direction"] or 0) for row in rows]
-        for name in ("validation_mcc", "test_mcc", "test_mcc_low", "test_mcc_high", "q_value"):
+        for name in ("validation_mcc", "test_mcc", "test_mcc_low", "test_mcc_high"):
             columns[name] = [showing.decimals(row[name]) for row in rows]
+        columns["q_value"] = [
+            f"{'≤' * bool(row['p_value_is_bound'])}{showing.decimals(row['q_value'])}" for row in rows
+        ]
         rest = table.num_rows - len(rows)
         return headline, columns if rows else {}, f"and {rest} more features; .table() has all" if rest else ""
 
@@ -291,7 +294,10 @@ class _Study:
             self.root, [results.run_folder(self.root, kind, run.run_id) for kind in schemas.RESULT_KINDS], say=self.say
         )
         mend(self.root, list(results.running_folder(self.root, run.run_id).children()), say=self.say)
-        return plan()
+        run = plan()
+        if run.finished:
+            self.say(f"Run {run.run_id} was there: {run.title}, {len(run.layers)} layers")
+        return run
 
     def _probe(self, runs: Sequence[PlannedRun]) -> None:
         """Probe every run that is not finished; other processes are kept from the same runs meanwhile."""

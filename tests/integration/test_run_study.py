@@ -67,7 +67,9 @@ def test_a_second_call_computes_nothing(
     before = modified(data)
     expected = runs.table()
     monkeypatch.setattr(stages, "probe_layer", None)
-    again = run_study(str(tiny_profile), data=data, say=lambda line: None)
+    said: list[str] = []
+    again = run_study(str(tiny_profile), data=data, say=said.append)
+    assert [line for line in said if line.startswith("Run ") and " was there: " not in line] == []
     assert again == runs
     assert modified(data) == before
     stable = [name for name in expected.column_names if name not in VOLATILE_COLUMNS]
