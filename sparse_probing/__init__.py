@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparse_probing.activations import Selection, extract
     from sparse_probing.config import StudySpec, load_profile
+    from sparse_probing.planning import plan_study
     from sparse_probing.probes import METHODS
     from sparse_probing.probes.data import prepare
     from sparse_probing.probes.optimal import fit_optimal, fit_optimal_path
@@ -36,6 +37,7 @@ _MODULES = {
     "fit_optimal_path": "probes.optimal",
     "group_split": "probes.splits",
     "load_profile": "config",
+    "plan_study": "planning",
     "prepare": "probes.data",
     "run_study": "studying",
     "score_features": "probes.single",
@@ -53,6 +55,7 @@ __all__ = [
     "fit_optimal_path",
     "group_split",
     "load_profile",
+    "plan_study",
     "prepare",
     "run_study",
     "score_features",

@@ -11,14 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from sparse_probing import schemas
+import pyarrow as pa
+
+from sparse_probing import schemas, showing
 from sparse_probing.activations.naming import activations_digest, activations_folder
 from sparse_probing.config import CollectionSpec, ModelSpec, StudySpec, dataset_name
 from sparse_probing.datasets.build import dataset_digest
 from sparse_probing.models.hook_names import canonical_hook
 from sparse_probing.models.resolved import ResolvedModel, find_resolved
 from sparse_probing.runs.planned import run_digest
-from sparse_probing.settings import Settings
+from sparse_probing.settings import Settings, load_settings
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import MANIFEST_NAME
@@ -27,6 +29,7 @@ from sparse_probing.warehouse.published import PublishedRuns, is_as_published, p
 
 Kind = Literal["dataset", "activations", "run", "database"]
 State = Literal["finished", "partial", "missing"]
+COLUMNS = ("kind", "model", "revision", "collection", "hook", "state", "detail", "digest", "path")
 # Artifacts looked at side by side: an object store answers in some ten milliseconds.
 _THREADS = 8
 
@@ -93,7 +96,7 @@ class PlannedPair:
         return self.is_extracted and all(run.is_finished for run in self.runs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyPlan:
     """All artifacts of a study.
 
@@ -134,16 +137,41 @@ class StudyPlan:
         """Whether nothing is left to do: all runs are finished, and published with their checks."""
         return all(pair.is_finished for pair in self.pairs) and self.database.is_finished
 
+    def table(self) -> pa.Table:
+        """One row per artifact: the fields of `PlannedArtifact`."""
+        return pa.table(
+            {name: pa.array([getattr(one, name) for one in self.artifacts], pa.string()) for name in COLUMNS}
+            | {"inputs": pa.array([list(one.inputs) for one in self.artifacts], pa.list_(pa.string()))}
+        )
+
+    def _shown(self) -> tuple[str, dict[str, list[str]], str]:
+        every = self.artifacts
+        finished = sum(one.is_finished for one in every)
+        first = [one for one in every if not one.is_finished][: 2 * showing.N_SHOWN] or every[: 2 * showing.N_SHOWN]
+        names = ("kind", "model", "collection", "hook", "state", "detail")
+        columns = {name: [str(getattr(one, name) or "") for one in first] for name in names}
+        rest = len(every) - len(first)
+        headline = f"Study {self.study.name}: {finished} of {len(every)} artifacts are finished"
+        return headline, columns, f"and {rest} more artifacts; .table() has all" if rest else ""
+
+    def __repr__(self) -> str:
+        return showing.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(*self._shown())
+
     def of_model(self, model: ModelSpec) -> tuple[PlannedPair, ...]:
         """One model's pairs."""
         return tuple(pair for pair in self.pairs if pair.model == model)
 
 
-def plan_study(study: StudySpec, settings: Settings, root: Location | None = None) -> StudyPlan:
+def plan_study(study: StudySpec, settings: Settings | None = None, root: Location | None = None) -> StudyPlan:
     """Find out what a study consists of, and what of it is there.
 
     Parameters
     ----------
+    settings:
+        Where the data folder is; the environment's (`settings.load_settings`) if absent.
     root:
         The data folder, opened; `settings.data_uri` if absent.
 
@@ -151,7 +179,17 @@ def plan_study(study: StudySpec, settings: Settings, root: Location | None = Non
     ------
     InputError
         If a collection, feature or option is unknown, or a text or a model's folder is not there.
+
+    Examples
+    --------
+    >>> from sparse_probing import load_profile, plan_study
+    >>> plan = plan_study(load_profile("mine.toml"))
+    >>> plan.artifacts[-1].kind
+    'database'
+    >>> plan.table().column_names[:3]
+    ['kind', 'model', 'revision']
     """
+    settings = settings or load_settings()
     root = root or Location.open(settings.data_uri)
     resolved = {model: _find_model(model, settings, root) for model in study.models}
     pairs = [
@@ -307,6 +345,3 @@ def rows(plan: StudyPlan) -> Iterator[dict[str, object]]:
     """A plan's artifacts as rows of plain values, for tables and JSON."""
     for artifact in plan.artifacts:
         yield {name: getattr(artifact, name) for name in COLUMNS} | {"inputs": list(artifact.inputs)}
-
-
-COLUMNS = ("kind", "model", "revision", "collection", "hook", "state", "detail", "digest", "path")

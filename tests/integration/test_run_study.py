@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sparse_probing.config import load_profile
 from sparse_probing.errors import InputError
 from sparse_probing.runs import stages
 from sparse_probing.schemas import VOLATILE_COLUMNS
+from sparse_probing.store.filesystem import Location
 from sparse_probing.studying import StudyRuns
 
 ARTIFACTS = ("datasets", "activations", "results")
@@ -130,3 +132,36 @@ def test_what_cannot_run_is_refused_first(tmp_path: Path, tiny_profile: Path) ->
     with pytest.raises(InputError, match="text_features"):
         run_study(profile, data=tmp_path / "data")
     assert not (tmp_path / "data" / "datasets").exists()
+
+
+def test_no_file_is_read_more_often_than_its_steps_need(
+    tiny_profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+    read = Location.read_bytes
+
+    def counted(location: Location) -> bytes:
+        reads[location.path.removeprefix(f"{tmp_path}/")] += 1
+        return read(location)
+
+    monkeypatch.setattr(Location, "read_bytes", counted)
+    runs = run_study(tiny_profile, data=tmp_path, say=lambda line: None)
+    first = Counter(reads)
+    with runs.connect() as connection:
+        best = connection.execute(
+            "select count(distinct layer) from best_neuron_per_feature group by run_id"
+        ).fetchall()
+    tables = {path: n for path, n in first.items() if path.endswith(".parquet")}
+    # Checked, extracted and probed: three steps that may run on three machines.
+    for name in ("labels", "sequences"):
+        assert [n for path, n in tables.items() if path.endswith(f"{name}.parquet")] == [3, 3]
+    assert {n for path, n in tables.items() if path.endswith("/rows.parquet")} == {1}
+    # Each layer once, and once more where costlier methods are fitted on it.
+    stored = {path: n for path, n in tables.items() if (tmp_path / path).is_file() and "/layer=" in path}
+    assert set(stored.values()) <= {1, 2}
+    assert len({path.rpartition("/")[0] for path, n in stored.items() if n == 2}) == sum(n for (n,) in best)
+    # A fragment is read once, when it is loaded.
+    assert {n for path, n in tables.items() if path.startswith("results/") and "_running" not in path} == {1}
+    reads.clear()
+    assert run_study(tiny_profile, data=tmp_path, say=lambda line: None) == runs
+    assert [path for path in reads if path.endswith(".parquet")] == []

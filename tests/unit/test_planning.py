@@ -39,11 +39,28 @@ def spec(tiny_model: Path) -> StudySpec:
     )
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("planned") / "data"
+def settings_of(folder: Path) -> Settings:
     folder.mkdir()
     return Settings(data_uri=str(folder), local_dir=folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, spec: StudySpec) -> Settings:
+    """A data folder in which the study is finished."""
+    settings = settings_of(tmp_path_factory.mktemp("planned") / "data")
+    root = Location.open(settings.data_uri)
+    extract(spec, settings, root)
+    run = planned_run(spec, plan_study(spec, settings), root)
+    finish(root, run)
+    publish(settings, root, [run.run_id])
+    return settings
+
+
+def extract(spec: StudySpec, settings: Settings, root: Location) -> tuple[Location, Location]:
+    resolved = resolve_model(spec.models[0], models_dir=settings.models_dir)
+    tokenizer, digest = load_tokenizer(resolved), resolved.tokenizer_digest
+    dataset = build_dataset(spec.collections[0], root=root, tokenizer=tokenizer, tokenizer_digest=digest)
+    return dataset, extract_dataset(dataset, resolved, spec.extraction, root=root)
 
 
 def states(plan: StudyPlan) -> list[tuple[str, str]]:
@@ -56,10 +73,10 @@ def made(plan: StudyPlan, kind: str) -> planning.PlannedArtifact:
 
 
 def test_each_artifact_goes_from_missing_to_finished_under_the_name_that_was_planned(
-    spec: StudySpec, settings: Settings
+    spec: StudySpec, tmp_path: Path
 ) -> None:
+    settings = settings_of(tmp_path / "data")
     root = Location.open(settings.data_uri)
-    (model,), (collection,) = spec.models, spec.collections
     kinds = ("dataset", "activations", "run", "database")
 
     unknown = plan_study(spec, settings)
@@ -67,15 +84,12 @@ def test_each_artifact_goes_from_missing_to_finished_under_the_name_that_was_pla
     assert unknown.run_ids == []
     assert "not on this machine" in made(unknown, "run").detail
 
-    resolved = resolve_model(model, models_dir=settings.models_dir)
+    resolve_model(spec.models[0], models_dir=settings.models_dir)
     named = plan_study(spec, settings)
     assert states(named) == [(kind, "missing") for kind in kinds]
     assert made(named, "run").inputs == (made(named, "dataset").path, made(named, "activations").path)
 
-    dataset = build_dataset(
-        collection, root=root, tokenizer=load_tokenizer(resolved), tokenizer_digest=resolved.tokenizer_digest
-    )
-    activations = extract_dataset(dataset, resolved, spec.extraction, root=root)
+    dataset, activations = extract(spec, settings, root)
     assert str(dataset) == str(root / str(made(named, "dataset").path))
     assert str(activations) == str(root / str(made(named, "activations").path))
     assert read_manifest(dataset).digest == made(named, "dataset").digest
