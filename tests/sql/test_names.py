@@ -71,7 +71,9 @@ GLOSSARY = {
     "expected": "what was expected there",
     "severity": "error or warning",
 }
-GLOSSARY |= dict(catalog.new_columns())
+INTRODUCED = catalog.new_columns()
+KNOWN = set(GLOSSARY)
+GLOSSARY |= dict(INTRODUCED)
 ROLES = ("dense_", "target_", "earlier_neuron_", "earlier_", "later_")
 SCORE = re.compile(
     rf"({'|'.join(ROLES)})?((train|validation|test)_)?(best_)?"
@@ -107,6 +109,9 @@ def test_every_column_of_every_view_has_a_name_of_the_glossary() -> None:
     assert not unknown, (
         "name the quantity as it is named elsewhere, or introduce it in the view's header: -- column NAME: what it is"
     )
+    names = [name for name, _ in INTRODUCED]
+    assert len(set(names)) == len(names), "two views introduce one name"
+    assert not set(names) & (KNOWN | TABLE_COLUMNS), "introduced in a header, and known already"
     assert len(set(GLOSSARY.values())) == len(GLOSSARY)
     unused = set(GLOSSARY) - {column for _, column in columns}
     assert not unused
