@@ -76,7 +76,11 @@ def _logged_part(run: PlannedRun, work: str, layer: int, part: str) -> Iterator[
     use_one_blas_thread()
     with logged(work, **_names(run), layer=layer) as numbers:
         yield numbers
-        numbers["rows"] = read_manifest(located(run.activations)).facts["n_rows"]
+        facts = read_manifest(located(run.activations)).facts
+        numbers |= {
+            "rows": facts["n_rows"],
+            "neurons": dict(zip(run.layers, facts["n_neurons_by_layer"], strict=True))[layer],
+        }
         manifest = read_manifest(results.part_folder(root, run.run_id, part))
         numbers |= {
             _short_kind(kind): manifest.files[f"{kind}.parquet"].n_rows

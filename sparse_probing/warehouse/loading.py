@@ -152,10 +152,11 @@ def publish(working: Path, snapshot: Path) -> Path | None:
         # In this order: the old snapshot opens without its log; the new one would not open with it.
         log = log_path(snapshot)
         removed = log if log.exists() else None
+        # Renaming keeps size and time. Whoever is stopped in between leaves a record of something else than what is there.
+        record_publication(working, snapshot, copy=temporary)
         log.unlink(missing_ok=True)
         os.replace(temporary, snapshot)
         sync(snapshot.parent)
-        record_publication(working, snapshot)
         return removed
     except (OSError, duckdb.Error) as error:
         raise ArtifactError(

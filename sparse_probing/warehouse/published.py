@@ -42,15 +42,15 @@ class PublishedRuns:
     failed_checks: tuple[str, ...]
 
 
-def record_publication(working: Path, snapshot: Path) -> None:
-    """Write down how large and of what time both databases are, right after one was published as the other.
+def record_publication(working: Path, snapshot: Path, *, copy: Path) -> None:
+    """Write down how large and of what time both databases are when a copy of one takes the other's place.
 
     Raises
     ------
     ArtifactError
         If it cannot be written.
     """
-    record = {path.name: _stamp(path) for path in (working, snapshot)}
+    record = {working.name: _stamp(working), snapshot.name: _stamp(copy)}
     (Location.open(snapshot.parent) / RECORD_NAME).write_bytes(json.dumps(record).encode())
 
 

@@ -67,6 +67,8 @@ def test_library_module_keeps_the_rules(path: Path) -> None:
     names = imported_names(path)
     relative = path.relative_to(ROOT / "sparse_probing")
     room = relative.parts[0].removesuffix(".py")
+    if room == "__init__":
+        return  # it names what it offers, for type checkers; a test below sees that nothing is loaded
     roots = {name.split(".")[0] for name in names}
     assert not roots & {"prefect", "tasks", "flows"}, f"{relative} imports an orchestrator"
     for heavy, rooms in HEAVY_ROOMS.items():

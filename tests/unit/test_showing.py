@@ -20,7 +20,7 @@ from sparse_probing import (
     score_neurons,
 )
 from sparse_probing.probes.data import prepare_targets
-from tests.tiny import random_sequences, tiny_model
+from tests.tiny import random_model, random_sequences
 
 LINES, WIDTH = 30, 160
 
@@ -54,7 +54,7 @@ def stream() -> dict[str, Any]:
     selection = Selection("none", np.arange(9), last - 1, last)
 
     def made() -> Any:
-        return extract(tiny_model("llama"), sequences, selection, hooks=["mlp.hook_post", "hook_resid_post"])
+        return extract(random_model("llama"), sequences, selection, hooks=["mlp.hook_post", "hook_resid_post"])
 
     return {"extract": made(), "batch": next(made()), "whole": made()}
 

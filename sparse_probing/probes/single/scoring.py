@@ -3,6 +3,8 @@
 The numbers come from class-by-level counts (`counts`), so their cost hardly depends on the number of samples. This module
 combines counts, fits (`levels`) and metrics, and converts levels to activations; ranking lists, intervals and
 permutation nulls are elsewhere.
+
+Long because the public functions state their parameters in full, with examples that run.
 """
 
 from __future__ import annotations
