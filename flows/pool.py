@@ -220,6 +220,6 @@ def _active_schedules(server: Server) -> set[tuple[str, str]]:
 
 
 def say(text: str) -> None:
-    """A line for whoever ran the command."""
-    # At once, also into a pipe: whoever watches shall see that something happens.
+    """A line for the user of the command."""
+    # Flushed, also into a pipe: the user sees that something happens.
     print(text, flush=True)

@@ -37,7 +37,7 @@ def probe_all(study: StudySpec, model: ModelSpec, datasets: list[str], activatio
         # In one order in every process, or two could wait for each other.
         for run in sorted({run.run_id: run for run in runs if not run.finished}.values(), key=lambda run: run.run_id):
             owned.enter_context(own_run(run))
-        # Whoever was waited for has finished it, or left parts.
+        # A process that was waited for has finished it, or left parts.
         unfinished = [run for run in runs if not run.finished and not is_finished(run)]
         if unfinished:
             import_for_stages()

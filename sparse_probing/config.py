@@ -256,9 +256,9 @@ class ProbingSpec(Spec):
         default=None,
         ge=1,
         le=MAX_COUNT,
-        description="Neurons that exact selection chooses from, the best of the ranking; the whole layer if absent.",
+        description="Neurons that optimal selection chooses from, the best of the ranking; the whole layer if absent.",
     )
-    optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each exact selection of neurons.")
+    optimal_time_limit_seconds: float = Field(default=60.0, gt=0, description="Of each optimal selection of neurons.")
     optimal_solver: Literal["tree", "gurobi"] = Field(
         default="tree",
         description="Which solver searches: tree needs no licence; gurobi is an integer model, as large as its licence allows.",

@@ -102,7 +102,7 @@ def hide_in_logs() -> None:
         record = made_by(*args, **kwargs)
         try:
             message = record.getMessage()
-        except Exception:  # whoever formats the record will say so
+        except Exception:  # formatting the record will raise it again
             return record
         clean = without_secrets(message)
         if clean != message:

@@ -1,6 +1,6 @@
 """The exceptions of this project: few, each message with subject, what was found, what was expected and a remedy.
 
-Only exception types live here. Whoever raises one writes the message, without credentials or with (they are taken out of
+Only exception types live here. The code that raises one writes the message, without credentials or with (they are taken out of
 it); the command line prints it on one line.
 """
 

@@ -1,6 +1,6 @@
 """Mistakes in what a user wrote, told in one line: the nearest names that exist, and what a spec says of a wrong value.
 
-Words only: whoever finds a mistake raises it as `errors.InputError`.
+Words only: the code that finds a mistake raises it as `errors.InputError`.
 """
 
 from __future__ import annotations

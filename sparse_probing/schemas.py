@@ -215,7 +215,7 @@ PROBE_FITS = pa.schema(
         _field("ranking", pa.string(), nullable=True),
         _field("k", pa.int32()),
         _field("n_candidates", pa.int32()),
-        # Of an exact selection: neurons of the layer, λ in λ/2 ‖β‖², and standard deviations in a unit of activation.
+        # Of an optimal selection: neurons of the layer, λ in λ/2 ‖β‖², and standard deviations in a unit of activation.
         _field("n_neurons", pa.int32(), nullable=True),
         _field("ridge", pa.float64(), nullable=True),
         _field("unit_standard_deviations", pa.float64(), nullable=True),

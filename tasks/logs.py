@@ -1,4 +1,4 @@
-"""A line in a run's log when a unit of work is done, with its numbers: what whoever watches at Prefect's page wants to see.
+"""A line in a run's log when a unit of work is done, with its numbers: what a person at Prefect's page wants to see.
 
 The terminal of the command line shows bars instead (`tasks.progress`).
 """

@@ -177,14 +177,14 @@ def _show(name: str, done: int, total: int, unit: str) -> None:
 
 
 def say_and_log(text: str) -> None:
-    """A line for whoever watches, and for the log of the task's run if there is one."""
+    """A line for the terminal, and for the log of the task's run if there is one."""
     say(text)
     if TaskRunContext.get() is not None:
         get_run_logger().warning(text)
 
 
 def say(text: str) -> None:
-    """Tell whoever watches something that is no progress, such as what is waited for."""
+    """Print something that is no progress, such as what is waited for."""
     with _lock:
         if _display is not None:
             _display.say(text)

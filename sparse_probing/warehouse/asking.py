@@ -39,7 +39,7 @@ class Limits:
     memory_gb:
         Memory of the database and of the rows being read, in 10^9 bytes.
     seconds:
-        Time in the database; what whoever reads the rows takes in between does not count.
+        Time in the database; time that the reader of the rows takes in between does not count.
     """
 
     memory_gb: float = 2.0
@@ -118,7 +118,7 @@ def ask(
 def bounded_process(limits: Limits) -> Iterator[None]:
     """Keep this process from taking more memory than a statement may, where Linux can: DuckDB does not count all it takes.
 
-    For a process that does nothing else. Whoever asks for more gets a MemoryError, or DuckDB's.
+    For a process that does nothing else. An attempt to allocate more raises MemoryError, or DuckDB's error.
     """
     taken = _private_bytes()
     if taken is None:

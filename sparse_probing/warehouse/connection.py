@@ -121,7 +121,7 @@ def wait_until_free(path: Path, *, say: Callable[[str], None], most_seconds: flo
                 word = waited + _WORD_SECONDS
             time.sleep(_POLL_SECONDS)
         except duckdb.Error:
-            # Whoever opens it next says what is wrong.
+            # The next attempt to open it says what is wrong.
             return
 
 
@@ -132,7 +132,7 @@ def _remedy(snapshot: Path, error: duckdb.Error) -> str:
             f"Close it in {_holder(error)}, or wait for that to end; reading needs duckdb -readonly or read_only=True."
         )
     if "wal" in message.lower() and log.exists():
-        return f"Close whoever still writes to it, then delete {log}: it was left by a writer to another file of that name."
+        return f"Close the process that still writes to it, then delete {log}: it was left by a writer to another file of that name."
     return "Publish the results again: sparse-probing repair"
 
 

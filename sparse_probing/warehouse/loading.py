@@ -127,7 +127,7 @@ def _load(working: Path, root: Location, snapshot: Path | None) -> LoadReport:
 def publish(working: Path, snapshot: Path) -> Path | None:
     """Replace the snapshot by a copy of the working database, atomically and only if all of it can be read.
 
-    Whoever reads the old snapshot keeps it until closing it; whoever connects afterwards sees the new one. What someone
+    A connection to the old snapshot keeps it until it is closed; a later connection sees the new one. What someone
     wrote to the old one is lost with it. A write-ahead log of such a writer would keep the new one from being opened, and
     is worth nothing without the old one: it is removed.
 
@@ -152,7 +152,7 @@ def publish(working: Path, snapshot: Path) -> Path | None:
         # In this order: the old snapshot opens without its log; the new one would not open with it.
         log = log_path(snapshot)
         removed = log if log.exists() else None
-        # Renaming keeps size and time. Whoever is stopped in between leaves a record of something else than what is there.
+        # Renaming keeps size and time. A process that is stopped in between leaves a record that does not fit what is there.
         record_publication(working, snapshot, copy=temporary)
         log.unlink(missing_ok=True)
         os.replace(temporary, snapshot)
@@ -319,7 +319,7 @@ def run_identity(spec: str, *others: str) -> str:
 
 
 def _as_read_today(kind: type[Spec], found: Mapping[str, object]) -> object:
-    """A spec of another version with today's fields and defaults; as it is where today's has no room for its values."""
+    """A spec of another version with today's fields and defaults; unchanged where its values do not fit today's fields."""
     known = {name: value for name, value in found.items() if name in kind.model_fields}
     try:
         return kind.model_validate(known).model_dump(mode="json")

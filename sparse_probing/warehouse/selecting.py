@@ -1,6 +1,6 @@
 """Which layer is best for each feature of a run that is not finished yet: asked of the views that rank finished runs.
 
-So that one rule decides, whoever asks. The parts of a run come as Arrow tables; no file is read or written here.
+One rule decides, for finished runs and for the others. The parts of a run come as Arrow tables; no file is read or written here.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def open_usable(working: Path, snapshot: Path | None = None) -> tuple[duckdb.Duc
     """The working database with today's tables and views; and where a predecessor was moved to that could not be used.
 
     A database of another version is moved aside, and its rows are taken over. One that is damaged is moved aside, and
-    what was published is taken over. What neither has is loaded from the fragments, by whoever called, within `writing`.
+    what was published is taken over. What neither has is loaded from the fragments, by the caller, within `writing`.
     """
     moved: Path | None = None
     if working.is_file():

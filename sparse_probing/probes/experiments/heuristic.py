@@ -1,7 +1,7 @@
 """Sparse probes on the top of a ranking: over k, neuron by neuron, criterion by criterion.
 
 Rankings are made on train (`ranking`); the fits are balanced logistic regressions (`logistic`). Elastic-net sweeps and
-exact selection live elsewhere.
+optimal selection live elsewhere.
 """
 
 from __future__ import annotations

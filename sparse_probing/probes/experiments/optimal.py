@@ -1,4 +1,4 @@
-"""The reference's experiments with exact selection: sweeps, tuning, iterative pruning, and the effect of filtering.
+"""The reference's experiments with optimal selection: sweeps, tuning, iterative pruning, and the effect of filtering.
 
 All search the whole layer unless fewer candidates are asked for. Supports come from `optimal` (weighted hinge loss, ridge);
 objective, bound, gap, cuts and status of a fit are that problem's. Coefficients and metrics are those of the balanced logistic
@@ -85,7 +85,7 @@ def prune(request: Request) -> list[ProbeFit]:
 
 
 def compare_filters(request: Request) -> list[ProbeFit]:
-    """The sweep for 25, 50, 100 and 200 candidates and for the whole layer: what a filter before exact selection costs.
+    """The sweep for 25, 50, 100 and 200 candidates and for the whole layer: what a filter before optimal selection costs.
 
     `step` numbers them.
     """
@@ -138,7 +138,7 @@ def _strongest(data: ProbeData, fit: ProbeFit) -> int:
 def _sweep(
     request: Request, candidates: _Candidates, k_values: Sequence[int], factor: float, step: int
 ) -> list[ProbeFit]:
-    """Exact fits on some candidates, smallest k first; a failure is a fit that says so."""
+    """Optimal fits on some candidates, smallest k first; a failure is a fit that says so."""
     from sparse_probing.probes import optimal
 
     data, n_candidates = request.data, len(candidates.neurons)
@@ -188,7 +188,7 @@ def _refit(request: Request, candidates: _Candidates, k: int, result: OptimalFit
         n_bootstrap=request.n_bootstrap,
     )
     status = result.status if result.status in STATUSES else "time_limit"
-    note = None if result.status == status else f"The exact search ended with {result.status}."
+    note = None if result.status == status else f"The search ended with {result.status}."
     if status == "size_limit":
         note = f"{result.n_candidates_left:,} neurons were left to Gurobi, more than its licence takes; solver 'tree' has no limit."
     return replace(
