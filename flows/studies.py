@@ -29,37 +29,38 @@ def study(profile: str, settings: Settings) -> int:
 
     started = time.monotonic()
     spec = load_profile(profile)
-    plan = _find_finished(spec, settings)
-    if plan is None:
-        run_ids = run_study(spec, profile, settings)
-    else:
+    plan = _plan(spec, settings)
+    finished = plan is not None and plan.is_finished
+    if plan is not None and plan.is_finished:
         run_ids = plan.run_ids
         print(f"Study {spec.name} was finished: {len(run_ids)} run(s) in {settings.shown_data}; nothing was computed.")
         _renew_report(settings)
+    else:
+        run_ids = run_study(spec, profile, settings, plan)
     has_classes = _print_rankings(console(), run_ids, settings)
-    if plan is None:
+    if not finished:
         print(f"Done in {time.monotonic() - started:.0f} s.")
     _print_places(settings, has_classes=has_classes)
-    if plan is not None and plan.failed_checks:
+    if plan is not None and finished and plan.failed_checks:
         raise CheckFailure.of_results(plan.failed_checks)
     return 0
 
 
-def _find_finished(spec: StudySpec, settings: Settings) -> StudyPlan | None:
-    """The plan of a study that is finished; None if anything is left to do, or the plan cannot be made."""
+def _plan(spec: StudySpec, settings: Settings) -> StudyPlan | None:
+    """The plan of a study; None where no study was begun yet, or the plan cannot be made."""
     from sparse_probing.preflight import check_names
 
     check_names(spec)
-    if not settings.snapshot_path.is_file():
+    # No model was resolved here so far: everything is missing.
+    if not settings.models_dir.is_dir():
         return None
     from sparse_probing.planning import plan_study
 
     try:
-        plan = plan_study(spec, settings)
+        return plan_study(spec, settings)
     except (InputError, OSError):
         # What is wrong is said, with its remedy, where the study begins.
         return None
-    return plan if plan.is_finished else None
 
 
 def _renew_report(settings: Settings) -> None:
@@ -101,34 +102,52 @@ def status(profile: str, format: str, settings: Settings) -> int:
     return 0
 
 
-def run_study(plan: StudySpec, profile: str, settings: Settings) -> list[str]:
-    """Run a study to its end; returns the ids of its runs."""
+def run_study(spec: StudySpec, profile: str, settings: Settings, plan: StudyPlan | None = None) -> list[str]:
+    """Run a study to its end; returns the ids of its runs.
+
+    Parameters
+    ----------
+    plan:
+        What of it is there, if that is known.
+    """
+    from flows.own_server import enter_server
     from sparse_probing.preflight import check_names, preflight
 
-    check_names(plan)
-    from flows.own_server import enter_server
-
+    check_names(spec)
     enter_server(settings)
     check_prefect()
-    preflight(plan, settings)
+    preflight(spec, settings)
     terminal, api_url = console(), server_in_use()
     terminal.print(
-        f"Study [bold]{plan.name}[/]: {len(plan.models)} model(s) × {len(plan.collections)} collection(s); "
+        f"Study [bold]{spec.name}[/]: {len(spec.models)} model(s) × {len(spec.collections)} collection(s); "
         f"data in {settings.shown_data}; Prefect on {shown_uri(api_url) if api_url else 'an ephemeral server'}."
     )
-    _warn_of_slow_dtypes(plan, settings)
-    from flows.ephemeral import leave_no_server
+    from flows import ephemeral
+
+    if not api_url:
+        ephemeral.leave_no_server()
+        # It takes as long to start as all that is imported below.
+        ephemeral.begin_server()
+    extracted = plan is not None and all(pair.is_extracted for pair in plan.pairs)
+    if not extracted:
+        _warn_of_slow_dtypes(spec, settings)
     from flows.failures import as_one_line, end_with_the_server
     from flows.logs import log_to_file
     from flows.study import study
+    from tasks.imports import import_for_datasets
+    from tasks.probes import import_for_stages
     from tasks.progress import show_progress
 
     log = settings.local_dir / "logs" / "study.log"
     if not api_url:
-        leave_no_server()
+        # What the tasks need is imported while the server starts.
+        if not extracted:
+            import_for_datasets()
+        import_for_stages()
+        ephemeral.adopt_server()
     try:
         with log_to_file(log), show_progress(terminal), end_with_the_server(api_url) if api_url else nullcontext():
-            run_ids: list[str] = study(profile=profile, spec=plan)
+            run_ids: list[str] = study(profile=profile, spec=spec)
             return run_ids
     except Exception as error:
         raise as_one_line(error, log=log) from error

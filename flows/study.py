@@ -18,7 +18,7 @@ from flows.publishing import publish_results
 from flows.surroundings import prepare_environment
 from sparse_probing.config import ModelSpec, StudySpec, load_profile
 from sparse_probing.errors import DamageError
-from sparse_probing.planning import plan_study
+from sparse_probing.planning import PlannedPair, plan_study
 from sparse_probing.settings import load_settings
 from tasks.datasets import resolve_model
 from tasks.logs import log, logged
@@ -73,21 +73,21 @@ def _run(spec: StudySpec) -> list[str]:
     for model in spec.models:
         if not all(pair.is_extracted for pair in plan.of_model(model)):
             resolve_model(model, spec.collections, spec.extractions)
-    return [run_id for model in spec.models for run_id in _of_model(spec, model)]
+    return [run_id for model in spec.models for run_id in _of_model(spec, model, plan.of_model(model))]
 
 
-def _of_model(spec: StudySpec, model: ModelSpec) -> list[str]:
+def _of_model(spec: StudySpec, model: ModelSpec, pairs: tuple[PlannedPair, ...]) -> list[str]:
     """One model through all steps. What turns out to be damaged is set aside, and the steps begin anew: they find the rest."""
     for _ in range(MOST_REPAIRS):
         try:
-            return _steps(spec, model)
+            return _steps(spec, model, pairs)
         except DamageError as damage:
             set_aside_damage(damage.path)
-    return _steps(spec, model)
+            pairs = plan_study(spec.model_copy(update={"models": (model,)}), load_settings()).pairs
+    return _steps(spec, model, pairs)
 
 
-def _steps(spec: StudySpec, model: ModelSpec) -> list[str]:
-    pairs = plan_study(spec.model_copy(update={"models": (model,)}), load_settings()).pairs
+def _steps(spec: StudySpec, model: ModelSpec, pairs: tuple[PlannedPair, ...]) -> list[str]:
     datasets = [str(pair.dataset.path) for pair in pairs]
     activations = [[str(one.path) for one in pair.activations] for pair in pairs]
     # What is extracted needs no model, and no second look at its text.
