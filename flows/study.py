@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from prefect import flow
 from prefect.context import FlowRunContext
@@ -18,13 +19,15 @@ from flows.publishing import publish_results
 from flows.surroundings import prepare_environment
 from sparse_probing.config import ModelSpec, StudySpec, load_profile
 from sparse_probing.errors import DamageError
-from sparse_probing.planning import PlannedPair, plan_study
 from sparse_probing.settings import load_settings
 from tasks.datasets import resolve_model
 from tasks.logs import log, logged
 from tasks.preflight import refuse_the_impossible
 from tasks.repair import set_aside_damage
 from tasks.warehouse import raise_failed_checks
+
+if TYPE_CHECKING:
+    from sparse_probing.planning import PlannedPair, StudyPlan
 
 # A disk that spoils more than this while one model is studied is not one to go on with.
 MOST_REPAIRS = 5
@@ -64,7 +67,7 @@ def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
 
 
 def _run(spec: StudySpec) -> list[str]:
-    plan = plan_study(spec, load_settings())
+    plan = _plan(spec)
     if plan.is_finished:
         log(f"Study {spec.name} was finished", runs=len(plan.run_ids))
         raise_failed_checks(list(plan.failed_checks))
@@ -76,6 +79,13 @@ def _run(spec: StudySpec) -> list[str]:
     return [run_id for model in spec.models for run_id in _of_model(spec, model, plan.of_model(model))]
 
 
+def _plan(spec: StudySpec) -> StudyPlan:
+    # Not at the top: Prefect keeps flows to the very end of the process, and DuckDB prints complaints when it is kept that long.
+    from sparse_probing.planning import plan_study
+
+    return plan_study(spec, load_settings())
+
+
 def _of_model(spec: StudySpec, model: ModelSpec, pairs: tuple[PlannedPair, ...]) -> list[str]:
     """One model through all steps. What turns out to be damaged is set aside, and the steps begin anew: they find the rest."""
     for _ in range(MOST_REPAIRS):
@@ -83,7 +93,7 @@ def _of_model(spec: StudySpec, model: ModelSpec, pairs: tuple[PlannedPair, ...])
             return _steps(spec, model, pairs)
         except DamageError as damage:
             set_aside_damage(damage.path)
-            pairs = plan_study(spec.model_copy(update={"models": (model,)}), load_settings()).pairs
+            pairs = _plan(spec.model_copy(update={"models": (model,)})).pairs
     return _steps(spec, model, pairs)
 
 
