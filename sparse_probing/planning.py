@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
@@ -25,7 +25,9 @@ from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.manifests import MANIFEST_NAME
 from sparse_probing.store.soundness import find_damage
-from sparse_probing.warehouse.published import PublishedRuns, is_as_published, published_runs
+
+if TYPE_CHECKING:
+    from sparse_probing.warehouse.published import PublishedRuns
 
 Kind = Literal["dataset", "activations", "run", "database"]
 State = Literal["finished", "partial", "missing"]
@@ -311,6 +313,9 @@ def _unfinished(folder: Location) -> str | None:
 
 
 def _with_database(plan: StudyPlan, settings: Settings, root: Location) -> StudyPlan:
+    # Not at the top: what holds a plan to the end of the process would hold DuckDB, which prints complaints then.
+    from sparse_probing.warehouse.published import is_as_published, published_runs
+
     run_ids = plan.run_ids
     known = published_runs(settings.snapshot_path, run_ids)
     database = replace(

@@ -15,11 +15,13 @@ from sparse_probing import schemas
 from sparse_probing.probes.uncertainty import false_discoveries
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
-from sparse_probing.warehouse import selecting
 
 
 def best_layers_of_run(root: Location, run_id: str, layers: Sequence[int], features: pa.Table) -> dict[str, int]:
     """`selecting.best_layers` of the layers' parts on disk; a few columns of one layer at a time are in memory."""
+    # Not at the top: what a failed task holds is held to the end of the process, and DuckDB prints complaints then.
+    from sparse_probing.warehouse import selecting
+
     scores = _of_layers(root, run_id, layers, "neuron_scores", selecting.SCORE_COLUMNS)
     fits = (results.read_part(root, run_id, results.layer_part(layer), "probe_fits") for layer in layers)
     return selecting.best_layers(features, scores, fits)

@@ -20,6 +20,7 @@ LATE_IMPORTS = (
     "sparse_probing.probes.experiments.telescopic",
     "sparse_probing.probes.optimal.audits",
     "sparse_probing.runs.stages",
+    "sparse_probing.warehouse.selecting",
 )
 # A method that needs one of these says so itself if it is missing.
 OPTIONAL = frozenset({"gurobipy"})
