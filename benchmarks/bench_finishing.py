@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparse_probing import schemas
-from sparse_probing.runs.finishing import best_layers_of_run, finished_tables
+from sparse_probing.runs.finishing import best_layers_of_run, finished_tables, read_summary
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
 
@@ -56,8 +56,9 @@ def write_layer(root: Location, layer: int, n_neurons: int, n_features: int) -> 
 def stream(folder: str, layers: int) -> None:
     """As a study does it."""
     root = Location.open(folder)
-    best_layers_of_run(root, RUN, range(layers), schemas.FEATURES.empty_table())
-    tables = finished_tables(root, RUN, range(layers), [])
+    summaries = [read_summary(root, RUN, layer) for layer in range(layers)]
+    best_layers_of_run(schemas.FEATURES.empty_table(), summaries)
+    tables = finished_tables(root, RUN, range(layers), [], summaries)
     for kind in results.PART_KINDS:
         results.write_fragment(root, kind, RUN, tables[kind], spec={}, digest="synthetic")
 
@@ -65,7 +66,8 @@ def stream(folder: str, layers: int) -> None:
 def all_at_once(folder: str, layers: int) -> None:
     """Every layer in memory before the first is written."""
     root = Location.open(folder)
-    tables = {kind: list(found) for kind, found in finished_tables(root, RUN, range(layers), []).items()}
+    summaries = [read_summary(root, RUN, layer) for layer in range(layers)]
+    tables = {kind: list(found) for kind, found in finished_tables(root, RUN, range(layers), [], summaries).items()}
     for kind, found in tables.items():
         results.write_fragment(root, kind, RUN, found, spec={}, digest="synthetic")
 

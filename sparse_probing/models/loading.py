@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +190,7 @@ def _described(folder: Path, models_dir: Path) -> ModelFacts:
     check_complete(folder)
     weights, tokenizer = model_files(folder)
     facts = ModelFacts(
-        **asdict(_shape(folder)),
+        **_shape(folder),
         stored_dtype=stored_dtype(weights),
         weights_digest=_digest_files(weights),
         tokenizer_digest=_digest_files(tokenizer),
@@ -200,29 +199,19 @@ def _described(folder: Path, models_dir: Path) -> ModelFacts:
     return facts
 
 
-@dataclass(frozen=True)
-class _Shape:
-    architecture: str
-    n_layers: int
-    n_neurons: int
-    n_positions: int | None
-    n_embeddings: int | None
-    has_sdpa: bool
-
-
-def _shape(folder: Path) -> _Shape:
-    """What the modules of the model tell without weights."""
+def _shape(folder: Path) -> dict[str, Any]:
+    """What the modules of the model tell without weights: fields of `ModelFacts`."""
     model = without_weights(folder)
     limits.check_reads_text(model)
     n_layers, n_neurons = count_neurons(model)
-    return _Shape(
-        architecture=str(model.config.model_type),
-        n_layers=n_layers,
-        n_neurons=n_neurons,
-        n_positions=limits.max_positions(model),
-        n_embeddings=limits.n_embeddings(model),
-        has_sdpa=getattr(model, "_supports_sdpa", True) is not False,
-    )
+    return {
+        "architecture": str(model.config.model_type),
+        "n_layers": n_layers,
+        "n_neurons": n_neurons,
+        "n_positions": limits.max_positions(model),
+        "n_embeddings": limits.n_embeddings(model),
+        "has_sdpa": getattr(model, "_supports_sdpa", True) is not False,
+    }
 
 
 def _digest_files(paths: list[Path]) -> str:

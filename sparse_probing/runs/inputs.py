@@ -20,6 +20,7 @@ from sparse_probing.probes.labelling import SignedLabels
 from sparse_probing.probes.splits import reference_split
 from sparse_probing.probes.uncertainty import permutations
 from sparse_probing.probes.uncertainty.permutations import LabelPermutations
+from sparse_probing.runs.finishing import LayerSummary, read_summary
 from sparse_probing.runs.planned import PlannedRun
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.labels import LabelMatrix, read_labels
@@ -100,6 +101,7 @@ REFERENCE_VALIDATION = 0.2
 # other runs.
 _inputs: dict[tuple[str, str], ProbingInputs] = {}
 _labels: dict[tuple[str, str], LabelMatrix] = {}
+_summaries: dict[tuple[str, str], dict[int, LayerSummary]] = {}
 _sharing = threading.RLock()
 
 
@@ -128,9 +130,26 @@ def run_inputs(root: Location, run: PlannedRun) -> ProbingInputs:
         return _inputs[key]
 
 
+def keep_summary(root: Location, run: PlannedRun, layer: int, summary: LayerSummary) -> None:
+    """Keep a layer's summary while its run is probed."""
+    with _sharing:
+        _summaries.setdefault((root.path, run.run_id), {})[layer] = summary
+
+
+def layer_summaries(root: Location, run: PlannedRun) -> list[LayerSummary]:
+    """Summaries of all layers, in their order; those of layers that another process probed are read, once."""
+    with _sharing:
+        kept = _summaries.setdefault((root.path, run.run_id), {})
+        for layer in run.layers:
+            if layer not in kept:
+                kept[layer] = read_summary(root, run.run_id, layer)
+        return [kept[layer] for layer in run.layers]
+
+
 def forget_inputs(root: Location, run: PlannedRun) -> None:
     """Free what was kept of a run."""
     key = (root.path, run.run_id)
     with _sharing:
         _inputs.pop(key, None)
         _labels.pop(key, None)
+        _summaries.pop(key, None)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sparse_probing.runs import finishing
 from sparse_probing.runs.features import features_table, labels_of_test
-from sparse_probing.runs.inputs import forget_inputs, run_inputs, run_labels
+from sparse_probing.runs.inputs import forget_inputs, keep_summary, layer_summaries, run_inputs, run_labels
 from sparse_probing.runs.planned import PlannedRun, run_digest, runs_table
 from sparse_probing.runs.tables import best_layer_tables, layer_tables
 from sparse_probing.store import results
@@ -24,7 +24,9 @@ def probe_layer(root: Location, run: PlannedRun, layer: int) -> str:
     part = results.layer_part(layer)
     if not results.is_part_done(root, run.run_id, part):
         matrix = read_layer(root / run.activations, layer)
-        results.write_part(root, run.run_id, part, layer_tables(run_inputs(root, run), matrix))
+        tables = layer_tables(run_inputs(root, run), matrix)
+        results.write_part(root, run.run_id, part, tables)
+        keep_summary(root, run, layer, finishing.summarise(tables["neuron_scores"], tables["probe_fits"]))
     return part
 
 
@@ -32,7 +34,7 @@ def choose_layers(root: Location, run: PlannedRun) -> dict[int, list[str]]:
     """The layers that hold some feature's best neuron by validation, and the features of each; all layers are probed by now."""
     features = features_table(run.run_id, run_labels(root, run))
     chosen: dict[int, list[str]] = {}
-    for feature, layer in finishing.best_layers_of_run(root, run.run_id, run.layers, features).items():
+    for feature, layer in finishing.best_layers_of_run(features, layer_summaries(root, run)).items():
         chosen.setdefault(layer, []).append(feature)
     return dict(sorted(chosen.items()))
 
@@ -51,7 +53,8 @@ def finish_run(root: Location, run: PlannedRun, best_parts: Sequence[str]) -> st
     if not results.is_finished(root, run.run_id):
         dataset, activations = read_manifest(root / run.dataset), read_manifest(root / run.activations)
         labels = run_labels(root, run)
-        tables = finishing.finished_tables(root, run.run_id, run.layers, best_parts)
+        summaries = layer_summaries(root, run)
+        tables = finishing.finished_tables(root, run.run_id, run.layers, best_parts, summaries)
         tables |= {
             "features": [features_table(run.run_id, labels)],
             "test_labels": [labels_of_test(run.run_id, labels)],

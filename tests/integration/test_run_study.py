@@ -160,7 +160,8 @@ def test_no_file_is_read_more_often_than_its_steps_need(
     stored = {path: n for path, n in tables.items() if (tmp_path / path).is_file() and "/layer=" in path}
     assert set(stored.values()) <= {1, 2}
     assert len({path.rpartition("/")[0] for path, n in stored.items() if n == 2}) == sum(n for (n,) in best)
-    # A fragment is read once, when it is loaded.
+    # A layer's results are read once, when the run is finished, and a fragment once, when it is loaded.
+    assert {n for path, n in tables.items() if "_running" in path and "times-" not in path} == {1}
     assert {n for path, n in tables.items() if path.startswith("results/") and "_running" not in path} == {1}
     reads.clear()
     assert run_study(tiny_profile, data=tmp_path, say=lambda line: None) == runs
