@@ -240,7 +240,17 @@ def answer_with_token(services: Services, path: str, body: Any) -> tuple[int, di
     return answer(services, "POST", path, body, password=password, headers=headers)
 
 
-def test_up_again_leaves_what_runs_and_mends_what_is_open(services: Services, cli, tiny_profile: Path) -> None:
+def other_study(tiny_profile: Path, folder: Path, sequences: int) -> Path:
+    """A profile of a study that is not finished: with more sequences than that of `tiny_profile`."""
+    text = tiny_profile.read_text(encoding="utf-8")
+    profile = folder / "other.toml"
+    profile.write_text(text.replace("sequences_per_class = 24", f"sequences_per_class = {sequences}"), encoding="utf-8")
+    return profile
+
+
+def test_up_again_leaves_what_runs_and_mends_what_is_open(
+    services: Services, cli, tiny_profile: Path, tmp_path: Path
+) -> None:
     server = services.server
     nightly = services.deployment("study-nightly")
     assert nightly["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
@@ -263,8 +273,9 @@ def test_up_again_leaves_what_runs_and_mends_what_is_open(services: Services, cl
     assert pool["concurrency_limit"] == 3
     assert "command" not in pool["base_job_template"]["job_configuration"]
     server.ask(f"work_pools/{POOL}", {"concurrency_limit": None}, method="PATCH")
-    # The command line finds the server and its password by itself, and finds all work done.
-    again = cli("study", "--profile", str(tiny_profile), data=services.data, server=False)
+    # The command line finds the server and its password by itself.
+    profile = other_study(tiny_profile, tmp_path, 26)
+    again = cli("study", "--profile", str(profile), data=services.data, server=False)
     assert again.returncode == 0, again.stderr
     assert f"127.0.0.1:{services.port}" in again.stdout
 
@@ -275,7 +286,9 @@ def test_a_nightly_run_that_finds_another_at_work_is_left_out(services: Services
     assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
 
-def test_a_run_whose_process_is_gone_ends_as_crashed(services: Services, cli, tiny_profile: Path) -> None:
+def test_a_run_whose_process_is_gone_ends_as_crashed(
+    services: Services, cli, tiny_profile: Path, tmp_path: Path
+) -> None:
     server = services.server
     known = {"automations": {"name": {"any_": [AUTOMATION]}}}
     (made,) = server.ask("automations/filter", known)
@@ -288,7 +301,7 @@ def test_a_run_whose_process_is_gone_ends_as_crashed(services: Services, cli, ti
     (kept,) = server.ask("automations/filter", known)
     assert (kept["id"], kept["trigger"]["within"]) == (made["id"], 10.0)
     deployment = services.deployment("study")
-    body = {"parameters": {"profile": str(tiny_profile)}}
+    body = {"parameters": {"profile": str(other_study(tiny_profile, tmp_path, 28))}}
     run = server.ask(f"deployments/{deployment['id']}/create_flow_run", body)
     worker = psutil.Process(read_state(services.settings)["worker"]["pid"])
     signs = {"filter": {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}}
@@ -355,9 +368,7 @@ def test_a_server_that_is_away_for_a_while_fails_no_run(
     services: Services, cli, tiny_profile: Path, tmp_path: Path, prefect_environment: dict[str, str]
 ) -> None:
     """Killed in the middle of a worker's run and of a study on the command line, and started anew."""
-    text = tiny_profile.read_text(encoding="utf-8")
-    profile = tmp_path / "other.toml"
-    profile.write_text(text.replace("sequences_per_class = 24", "sequences_per_class = 32"), encoding="utf-8")
+    profile = other_study(tiny_profile, tmp_path, 32)
     before = {path.name for path in (services.data / "datasets").glob("*")}
     body = {"parameters": {"profile": str(profile)}}
     run = services.server.ask(f"deployments/{services.deployment('study')['id']}/create_flow_run", body)

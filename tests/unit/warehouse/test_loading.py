@@ -553,7 +553,7 @@ def test_a_writer_of_the_replaced_snapshot_does_no_harm_by_closing(
         assert writer.stdout.readline() == "written\n"
         with pytest.raises(InputError, match="WAL") as caught:
             connect(snapshot)
-        assert "Close whoever still writes to it" in caught.value.remedy
+        assert "Close the process that still writes to it" in caught.value.remedy
     _, errors = writer.communicate("\n", timeout=900)
     assert writer.returncode == 0, errors
     with connect(snapshot) as con:
