@@ -30,6 +30,8 @@ _begun: tuple[subprocess.Popen[bytes], int] | None = None
 def begin_server() -> None:
     """Start the ephemeral server as Prefect would, before Prefect is imported: both take seconds, side by side half as many."""
     global _begun
+    if _begun is not None and _begun[0].poll() is None:
+        return
     package = util.find_spec("prefect")
     if package is None or package.origin is None:
         return
@@ -53,6 +55,8 @@ def adopt_server() -> None:
     from prefect.server.api.server import SubprocessASGIServer
 
     server = SubprocessASGIServer()
+    if server.running:
+        return
     end = time.monotonic() + float(os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90"))
     while process.poll() is None and time.monotonic() < end:
         try:
@@ -60,7 +64,8 @@ def adopt_server() -> None:
                 server.port, server.server_process, server.running = port, process, True
                 return
         except httpx.TransportError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     process.kill()
 
 

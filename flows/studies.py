@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from flows.surroundings import check_prefect, server_in_use
 from flows.terminal import console
 from sparse_probing.credentials import shown_uri
-from sparse_probing.errors import CheckFailure, InputError
+from sparse_probing.errors import CheckFailure, SparseProbingError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,18 +30,17 @@ def study(profile: str, settings: Settings) -> int:
     started = time.monotonic()
     spec = load_profile(profile)
     plan = _plan(spec, settings)
-    finished = plan is not None and plan.is_finished
-    if plan is not None and plan.is_finished:
-        run_ids = plan.run_ids
-        print(f"Study {spec.name} was finished: {len(run_ids)} run(s) in {settings.shown_data}; nothing was computed.")
-        _renew_report(settings)
-    else:
+    if plan is None or not plan.is_finished:
         run_ids = run_study(spec, profile, settings, plan)
-    has_classes = _print_rankings(console(), run_ids, settings)
-    if not finished:
+        has_classes = _print_rankings(console(), run_ids, settings)
         print(f"Done in {time.monotonic() - started:.0f} s.")
-    _print_places(settings, has_classes=has_classes)
-    if plan is not None and finished and plan.failed_checks:
+        _print_places(settings, has_classes=has_classes)
+        return 0
+    n_runs = len(plan.run_ids)
+    print(f"Study {spec.name} was finished: {n_runs} run(s) in {settings.shown_data}; nothing was computed.")
+    _renew_report(settings)
+    _print_places(settings, has_classes=_print_rankings(console(), plan.run_ids, settings))
+    if plan.failed_checks:
         raise CheckFailure.of_results(plan.failed_checks)
     return 0
 
@@ -58,7 +57,7 @@ def _plan(spec: StudySpec, settings: Settings) -> StudyPlan | None:
 
     try:
         return plan_study(spec, settings)
-    except (InputError, OSError):
+    except (SparseProbingError, OSError):
         # What is wrong is said, with its remedy, where the study begins.
         return None
 

@@ -78,7 +78,15 @@ class DataError(SparseProbingError):
 
 
 class CheckFailure(SparseProbingError):
-    """A validation check of severity error failed. Everything was published before this was raised."""
+    """A validation check of severity error failed; those of results are raised after everything was published."""
+
+    @classmethod
+    def of_dataset(cls, dataset: str, failed: Sequence[str]) -> CheckFailure:
+        """The failure of some checks of a dataset, a line each."""
+        return cls(
+            f"Dataset {dataset}: {failed[0]} ({len(failed)} checks failed).",
+            remedy="Mend the text source, and run the study again.",
+        )
 
     @classmethod
     def of_results(cls, failed: Sequence[str]) -> CheckFailure:

@@ -6,9 +6,10 @@ command line, the flows and whatever schedules studies ask here, and get an answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
@@ -61,12 +62,12 @@ class PlannedArtifact:
     """
 
     kind: Kind
-    model: str | None
-    revision: str | None
-    collection: str | None
-    hook: str | None
-    path: str | None
-    digest: str | None
+    model: str | None = None
+    revision: str | None = None
+    collection: str | None = None
+    hook: str | None = None
+    path: str | None = None
+    digest: str | None = None
     inputs: tuple[str, ...] = ()
     state: State = "missing"
     detail: str = ""
@@ -199,9 +200,9 @@ def plan_study(study: StudySpec, settings: Settings | None = None, root: Locatio
         for model in study.models
         for collection in study.collections
     ]
-    looks = {one: _look_for(one, root) for pair in pairs for one in (pair.dataset, *pair.activations, *pair.runs)}
+    named = list(dict.fromkeys(one for pair in pairs for one in (pair.dataset, *pair.activations, *pair.runs)))
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = dict(zip(looks, pool.map(lambda look: look(), looks.values()), strict=True))
+        found = dict(zip(named, pool.map(lambda one: _looked_for(one, root), named), strict=True))
     pairs = [
         replace(
             pair,
@@ -211,7 +212,7 @@ def plan_study(study: StudySpec, settings: Settings | None = None, root: Locatio
         )
         for pair in pairs
     ]
-    plan = StudyPlan(study, tuple(pairs), _artifact("database"))
+    plan = StudyPlan(study, tuple(pairs), PlannedArtifact("database"))
     return _with_database(plan, settings, root)
 
 
@@ -223,69 +224,45 @@ def _find_model(model: ModelSpec, settings: Settings, root: Location) -> Resolve
     return find_resolved(model, models_dir=settings.models_dir, kept_choice=kept_choice)
 
 
-def _artifact(
-    kind: Kind,
-    *,
-    model: str | None = None,
-    revision: str | None = None,
-    collection: str | None = None,
-    hook: str | None = None,
-    path: str | None = None,
-    digest: str | None = None,
-) -> PlannedArtifact:
-    return PlannedArtifact(kind, model, revision, collection, hook, path, digest)
-
-
 def _pair(
     study: StudySpec, model: ModelSpec, collection: CollectionSpec, resolved: ResolvedModel | None, root: Location
 ) -> PlannedPair:
     """Names and digests of a pair's artifacts, whether they are there or not."""
-    names = {"model": model.short_name, "collection": collection.collection}
+    name = collection.collection
     hooks = [canonical_hook(spec.hook) for spec in study.extractions]
+
+    artifact = partial(PlannedArtifact, model=model.short_name, collection=name)
     if resolved is None:
-        detail = "the model is not on this machine in the form that it runs in"
-        unknown = [
-            [replace(_artifact(kind, **names, hook=hook), detail=detail) for hook in hooks]
-            for kind in ("activations", "run")
-        ]
-        dataset = replace(_artifact("dataset", **names), detail=detail)
-        return PlannedPair(model, collection, dataset, tuple(unknown[0]), tuple(unknown[1]))
-    names["revision"] = resolved.revision
-    digest = dataset_digest(collection, resolved.tokenizer_digest)
-    dataset = _artifact(
-        "dataset", **names, digest=digest, path=f"datasets/{dataset_name(collection.collection, digest)}"
-    )
+        why = "the model is not on this machine in the form that it runs in"
+        activations = [artifact("activations", hook=hook, detail=why) for hook in hooks]
+        runs = [artifact("run", hook=hook, detail=why) for hook in hooks]
+        return PlannedPair(model, collection, artifact("dataset", detail=why), tuple(activations), tuple(runs))
+    revision, digest = resolved.revision, dataset_digest(collection, resolved.tokenizer_digest)
+    dataset_path = f"datasets/{dataset_name(name, digest)}"
     activations, runs = [], []
     for spec, hook in zip(study.extractions, hooks, strict=True):
         of_hook = activations_digest(spec, resolved, digest)
-        folder = activations_folder(root, resolved, digest, of_hook)
-        path = folder.path.removeprefix(f"{root.path}/")
-        made = replace(
-            _artifact("activations", **names, hook=hook, path=path, digest=of_hook), inputs=(str(dataset.path),)
-        )
+        path = activations_folder(root, resolved, digest, of_hook).path.removeprefix(f"{root.path}/")
         run = run_digest(study.probing, dataset_digest=digest, activations_digest=of_hook)
-        run_path = f"results/runs/{run[: results.RUN_ID_LENGTH]}"
-        activations.append(made)
-        runs.append(
-            replace(_artifact("run", **names, hook=hook, path=run_path, digest=run), inputs=(str(dataset.path), path))
+        run_path = results.run_folder(root, "runs", run[: results.RUN_ID_LENGTH]).path.removeprefix(f"{root.path}/")
+        activations.append(
+            artifact("activations", hook=hook, revision=revision, path=path, digest=of_hook, inputs=(dataset_path,))
         )
+        runs.append(
+            artifact("run", hook=hook, revision=revision, path=run_path, digest=run, inputs=(dataset_path, path))
+        )
+    dataset = artifact("dataset", revision=revision, path=dataset_path, digest=digest)
     return PlannedPair(model, collection, dataset, tuple(activations), tuple(runs))
 
 
-def _look_for(artifact: PlannedArtifact, root: Location) -> Callable[[], PlannedArtifact]:
-    """A function that looks for an artifact, and returns it with its state."""
-
-    def look() -> PlannedArtifact:
-        if artifact.path is None or artifact.digest is None:
-            return artifact
-        if artifact.kind == "run":
-            return _with_state(artifact, *_run_state(root, artifact.digest[: results.RUN_ID_LENGTH]))
-        return _with_state(artifact, *_folder_state(root / artifact.path, artifact.digest))
-
-    return look
-
-
-def _with_state(artifact: PlannedArtifact, state: State, detail: str) -> PlannedArtifact:
+def _looked_for(artifact: PlannedArtifact, root: Location) -> PlannedArtifact:
+    """The artifact with its state."""
+    if artifact.path is None or artifact.digest is None:
+        return artifact
+    if artifact.kind == "run":
+        state, detail = _run_state(root, artifact.digest[: results.RUN_ID_LENGTH])
+    else:
+        state, detail = _folder_state(root / artifact.path, artifact.digest)
     return replace(artifact, state=state, detail=detail)
 
 
@@ -326,7 +303,7 @@ def _with_database(plan: StudyPlan, settings: Settings, root: Location) -> Study
     if known is None:
         there = settings.snapshot_path.is_file()
         return replace(
-            plan, database=_with_state(database, *(("partial", "it cannot be read") if there else ("missing", "")))
+            plan, database=replace(database, state="partial", detail="it cannot be read") if there else database
         )
     every = {run.digest: run.is_finished for pair in plan.pairs for run in pair.runs}
     as_it_was = is_as_published(settings.working_path, settings.snapshot_path)
@@ -339,7 +316,7 @@ def _with_database(plan: StudyPlan, settings: Settings, root: Location) -> Study
     ]
     detail = "" if whole else "; ".join(reasons)
     state: State = "finished" if whole else "partial"
-    return replace(plan, database=_with_state(database, state, detail), failed_checks=known.failed_checks)
+    return replace(plan, database=replace(database, state=state, detail=detail), failed_checks=known.failed_checks)
 
 
 def _is_published(known: PublishedRuns, root: Location, run_id: str) -> bool:

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparse_probing import schemas, showing
+from sparse_probing import showing
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, StudySpec, load_profile
 from sparse_probing.errors import CheckFailure, DamageError, InputError
 from sparse_probing.settings import Settings, load_settings
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.locks import Say, owned
-from sparse_probing.store.making import making, mend, set_aside_damage
+from sparse_probing.store.making import making, set_aside_damage
 from sparse_probing.store.manifests import find_manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -243,11 +243,7 @@ class _Study:
 
         failed = checks.failed_errors(checks.check_stored_dataset(dataset))
         if failed:
-            raise CheckFailure(
-                f"Dataset {self._relative(dataset)}: {failed[0].check_name}: {failed[0].detail} "
-                f"({len(failed)} checks failed).",
-                remedy="Mend the text source, and run the study again.",
-            )
+            raise CheckFailure.of_dataset(self._relative(dataset), [one.line for one in failed])
 
     def _extract(self, dataset: Location, resolved: ResolvedModel) -> list[Location]:
         """Activations at every hook of the study, extracted in one pass or found; one artifact a hook."""
@@ -273,28 +269,18 @@ class _Study:
     def _plan_run(
         self, model: ModelSpec, collection: CollectionSpec, dataset: Location, activations: Location
     ) -> PlannedRun:
-        """Name a run after what decides its results. Damaged results of it are set aside first."""
         from sparse_probing.runs import planned
 
-        def plan() -> PlannedRun:
-            return planned.plan_run(
-                self.root,
-                study=self.spec.name,
-                model=model,
-                collection=collection,
-                probing=self.spec.probing,
-                dataset=self._relative(dataset),
-                activations=self._relative(activations),
-                dataset_manifest=read_manifest(dataset),
-                activations_manifest=read_manifest(activations),
-            )
-
-        run = plan()
-        mend(
-            self.root, [results.run_folder(self.root, kind, run.run_id) for kind in schemas.RESULT_KINDS], say=self.say
+        run = planned.plan_run(
+            self.root,
+            study=self.spec.name,
+            model=model,
+            collection=collection,
+            probing=self.spec.probing,
+            dataset=self._relative(dataset),
+            activations=self._relative(activations),
+            say=self.say,
         )
-        mend(self.root, list(results.running_folder(self.root, run.run_id).children()), say=self.say)
-        run = plan()
         if run.finished:
             self.say(f"Run {run.run_id} was there: {run.title}, {len(run.layers)} layers")
         return run

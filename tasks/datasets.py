@@ -87,8 +87,5 @@ def check_dataset(dataset: str) -> str:
         failed = checks.failed_errors(results)
         numbers |= {"checks": len(results), "failed": len(failed)}
     if failed:
-        raise CheckFailure(
-            f"Dataset {dataset}: {failed[0].check_name}: {failed[0].detail} ({len(failed)} checks failed).",
-            remedy="Mend the text source, and run the study again.",
-        )
+        raise CheckFailure.of_dataset(dataset, [one.line for one in failed])
     return dataset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sparse_probing.config import CollectionSpec, ModelSpec, StudySpec
 from sparse_probing.settings import load_settings
 from sparse_probing.store.filesystem import Location
 
@@ -25,8 +24,3 @@ def located(reference: str) -> Location:
 def folder_collection(dataset: str) -> str:
     """Name of the collection in a dataset's reference ``datasets/<collection>-<digest>``."""
     return dataset.rsplit("/", 1)[-1].rsplit("-", 1)[0]
-
-
-def studied_pairs(study: StudySpec) -> list[tuple[ModelSpec, CollectionSpec]]:
-    """Every model with every collection, in the order of the profile."""
-    return [(model, collection) for model in study.models for collection in study.collections]

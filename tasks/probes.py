@@ -18,7 +18,6 @@ from tasks.locations import data_root, located
 from tasks.logs import as_ranges, log, logged, stored_bytes
 from tasks.policies import POLICY
 from tasks.progress import advance, say_and_log, step
-from tasks.repair import mend
 from tasks.threads import use_one_blas_thread
 
 
@@ -27,25 +26,16 @@ def plan_run(
     study: str, model: ModelSpec, collection: CollectionSpec, probing: ProbingSpec, dataset: str, activations: str
 ) -> PlannedRun:
     """Name the run after what decides its results, and say which layers it has. What is damaged of it is set aside."""
-    root = data_root()
-
-    def plan() -> PlannedRun:
-        return planned.plan_run(
-            root,
-            study=study,
-            model=model,
-            collection=collection,
-            probing=probing,
-            dataset=dataset,
-            activations=activations,
-            dataset_manifest=read_manifest(located(dataset)),
-            activations_manifest=read_manifest(located(activations)),
-        )
-
-    run = plan()
-    mend([results.run_folder(root, kind, run.run_id) for kind in schemas.RESULT_KINDS])
-    mend(list(results.running_folder(root, run.run_id).children()))
-    run = plan()
+    run = planned.plan_run(
+        data_root(),
+        study=study,
+        model=model,
+        collection=collection,
+        probing=probing,
+        dataset=dataset,
+        activations=activations,
+        say=say_and_log,
+    )
     log("Run was there" if run.finished else "Run", **_names(run), layers=as_ranges(run.layers))
     return run
 

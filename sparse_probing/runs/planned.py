@@ -14,7 +14,9 @@ from sparse_probing import config, schemas
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import Manifest, package_versions
+from sparse_probing.store.locks import Say
+from sparse_probing.store.making import mend
+from sparse_probing.store.manifests import Manifest, package_versions, read_manifest
 
 USUAL_HOOK = ExtractionSpec().hook
 
@@ -76,30 +78,39 @@ def plan_run(
     probing: ProbingSpec,
     dataset: str,
     activations: str,
-    dataset_manifest: Manifest,
-    activations_manifest: Manifest,
+    say: Say,
 ) -> PlannedRun:
-    """The run of these inputs: its id, from the digests of all that its results depend on, and its layers.
+    """Name a run after its inputs and its probing, and say which layers it has. What of it is damaged is set aside first.
 
     Parameters
     ----------
     dataset, activations:
-        Paths of finished artifacts, relative to `root`, whose manifests are given.
+        Paths of finished artifacts, relative to `root`.
+    say:
+        Told what was set aside, and which process is waited for.
+
+    Raises
+    ------
+    ArtifactError
+        If the dataset or the activations are not finished.
     """
-    digest = run_digest(probing, dataset_digest=dataset_manifest.digest, activations_digest=activations_manifest.digest)
-    facts = activations_manifest.facts
+    made = read_manifest(root / activations)
+    digest = run_digest(probing, dataset_digest=read_manifest(root / dataset).digest, activations_digest=made.digest)
+    run_id = digest[: results.RUN_ID_LENGTH]
+    parts = results.running_folder(root, run_id).children()
+    mend(root, [*(results.run_folder(root, kind, run_id) for kind in schemas.RESULT_KINDS), *parts], say=say)
     return PlannedRun(
-        run_id=digest[: results.RUN_ID_LENGTH],
+        run_id=run_id,
         study=study,
         model=model,
         collection=collection,
         probing=probing,
         dataset=dataset,
         activations=activations,
-        hook=facts["hook"],
-        revision=facts["revision"],
-        layers=tuple(facts["layers"]),
-        finished=results.is_finished(root, digest[: results.RUN_ID_LENGTH]),
+        hook=made.facts["hook"],
+        revision=made.facts["revision"],
+        layers=tuple(made.facts["layers"]),
+        finished=results.is_finished(root, run_id),
     )
 
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from sparse_probing import planning
+from sparse_probing import config, planning
 from sparse_probing.activations import extract_dataset
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec, StudySpec
 from sparse_probing.datasets.build import build_dataset
+from sparse_probing.errors import CheckFailure
 from sparse_probing.models.loading import load_tokenizer, resolve_model
 from sparse_probing.planning import StudyPlan, plan_study
 from sparse_probing.runs import stages
@@ -127,8 +129,7 @@ def planned_run(spec: StudySpec, plan: StudyPlan, root: Location) -> PlannedRun:
         model=spec.models[0],
         collection=spec.collections[0],
         probing=spec.probing,
-        dataset_manifest=read_manifest(root / paths["dataset"]),
-        activations_manifest=read_manifest(root / paths["activations"]),
+        say=print,
         **paths,
     )
 
@@ -201,3 +202,28 @@ def test_planning_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_finished_study_whose_check_failed_prints_its_rankings_and_fails(
+    spec: StudySpec, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from flows import studies
+
+    data = tmp_path / "data"
+    shutil.copytree(settings.local_dir, data, copy_function=shutil.copy2)
+    copy = Settings(data_uri=str(data), local_dir=data, device="cpu")
+    with duckdb.connect(str(copy.working_path)) as connection:
+        connection.execute(
+            "update check_results set passed = false, severity = 'error', n_violations = 3, detail = 'planted' "
+            "where check_name = 'check_duplicate_keys'"
+        )
+    loading.publish(copy.working_path, copy.snapshot_path)
+    plan = plan_study(spec, copy)
+    assert plan.is_finished
+    assert plan.failed_checks == ("check_duplicate_keys: 3 violation(s), first: planted",)
+    monkeypatch.setattr(config, "load_profile", lambda name: spec)
+    with pytest.raises(CheckFailure, match="planted"):
+        studies.study("planned", copy)
+    said = capsys.readouterr().out
+    assert said.startswith("Study planned was finished: 1 run(s)")
+    assert "Best neuron of each feature" in said
