@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -364,26 +364,33 @@ def kill(pid: int) -> None:
     found.wait(60)
 
 
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not done():
+        if time.monotonic() > deadline:
+            pytest.fail("it never came to that")
+        time.sleep(0.1)
+
+
 def test_a_server_that_is_away_for_a_while_fails_no_run(
     services: Services, cli, tiny_profile: Path, tmp_path: Path, prefect_environment: dict[str, str]
 ) -> None:
     """Killed in the middle of a worker's run and of a study on the command line, and started anew."""
     profile = other_study(tiny_profile, tmp_path, 32)
-    before = {path.name for path in (services.data / "datasets").glob("*")}
+    # Long enough for both to be at work when the server goes.
+    text = profile.read_text(encoding="utf-8")
+    profile.write_text(text.replace("n_permutations = 50", "n_permutations = 4000"), encoding="utf-8")
+    mine, theirs = tmp_path / "data" / "datasets", services.data / "datasets"
+    before = {path.name for path in theirs.glob("*")}
     body = {"parameters": {"profile": str(profile)}}
     run = services.server.ask(f"deployments/{services.deployment('study')['id']}/create_flow_run", body)
+    wait_until(lambda: not {path.name for path in theirs.glob("*")} <= before)
     command = [sys.executable, "-m", "flows.cli", "--data", str(tmp_path / "data"), "study", "--profile", str(profile)]
     study = subprocess.Popen(
         command, cwd=ROOT, env=prefect_environment | services.server.environment(), stdout=subprocess.PIPE, text=True
     )
     try:
-        deadline = time.monotonic() + 300
-        # Both have begun to work.
-        folders = (services.data / "datasets", tmp_path / "data" / "datasets")
-        while any({path.name for path in folder.glob("*")} <= before for folder in folders):
-            if time.monotonic() > deadline:
-                pytest.fail("it never came to that")
-            time.sleep(0.1)
+        wait_until(lambda: any(mine.glob("*")))
         kill(read_state(services.settings)["server"]["pid"])
         time.sleep(FIRST_WORD_SECONDS + 3 * ASK_SECONDS)
         again = cli("up", "--port", str(services.port), data=services.data)
