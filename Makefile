@@ -8,13 +8,17 @@ QUIET := -qq --disable-pip-version-check
 # Further arguments of pytest, such as PYTEST="-k store".
 PYTEST ?=
 
-.PHONY: demo test lint bench docs up down clean
+.PHONY: demo test test-platform lint bench docs up down clean
 
 demo: $(STAMP)
 	@$(BIN)/sparse-probing demo
 
 test: $(STAMP)
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST)
+
+# Servers and workers that are started, killed and cut off: minutes each.
+test-platform: $(STAMP)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile -m platform $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -49,18 +49,48 @@ def build_parser() -> argparse.ArgumentParser:
 
     study = actions.add_parser("study", help="run a study: datasets, activations, probes, published results")
     study.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
+    _add_parts(study)
 
     status = actions.add_parser("status", help="how far a study is: each artifact finished, partial or missing")
     status.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
     status.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
+    datasets = actions.add_parser("datasets", help="build and check a study's datasets alone")
+    datasets.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
+
     extract = actions.add_parser("extract", help="a study's datasets and activations alone, or one part of them")
     extract.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
-    extract.add_argument(
+    by_hand = extract.add_mutually_exclusive_group()
+    by_hand.add_argument(
+        "--ranges", action="store_true", help="take the quantisation ranges alone, before parts by hand"
+    )
+    by_hand.add_argument(
         "--shard",
         metavar="I/N",
-        help="only part I of N, counted from 0; run all N at once, on machines that share the data folder",
+        help="only part I of N by hand, counted from 0; run all N, on machines that share the data folder",
     )
+    _add_parts(by_hand)
+
+    probe = actions.add_parser("probe", help="a study's probes alone, or one method on chosen features and layers")
+    probe.add_argument("method", nargs="?", metavar="METHOD", help="one of the sixteen; the study's own if absent")
+    probe.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
+    probe.add_argument("--features", metavar="A,B", help="features to probe; all if absent")
+    probe.add_argument("--layers", metavar="0-2,5", help="layers to probe; all if absent")
+    _add_parts(probe)
+
+    publish = actions.add_parser("publish", help="load, check and publish the finished runs")
+    publish.add_argument("--profile", required=True, metavar="NAME|FILE", help="a named profile, or a TOML file")
+
+    checkpoints = actions.add_parser(
+        "checkpoints", help="checkpoints of a model in training: what is there, what is studied"
+    )
+    checkpoint_actions = checkpoints.add_subparsers(dest="action", metavar="ACTION", required=True)
+    scan = checkpoint_actions.add_parser("scan", help="list every checkpoint: complete, studied, or why not")
+    scan.add_argument("--profile", required=True, metavar="NAME|FILE", help="a profile with a section [checkpoints]")
+    scan.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    watch = checkpoint_actions.add_parser("watch", help="have a server's worker study new checkpoints as they appear")
+    watch.add_argument("--profile", required=True, metavar="FILE", help="a profile with a section [checkpoints]")
+    watch.add_argument("--seconds", type=_seconds, default=30, metavar="N", help="time between two scans: 30")
 
     estimate = actions.add_parser("estimate", help="what a study's extraction will cost, from a short trial")
     estimate.add_argument("--profile", default="demo", metavar="NAME|FILE", help="default: demo")
@@ -97,9 +127,18 @@ def build_parser() -> argparse.ArgumentParser:
     check = actions.add_parser("check", help="run the validation checks again; exit 1 if one of severity error fails")
     check.add_argument("--all", action="store_true", help="list passed checks too")
 
+    runs = actions.add_parser("runs", help="what ran on the server: state, time, and the time of each stage")
+    runs.add_argument(
+        "--limit", type=_whole_number, default=20, metavar="N", help="at most so many, the newest first: 20"
+    )
+    runs.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
     actions.add_parser("repair", help="read all that is stored; what is damaged is set aside and made anew")
 
     freeing = actions.add_parser("gc", help="what nobody needs any more: superseded runs, and what was set aside")
+    freeing.add_argument(
+        "--activations", action="store_true", help="activations too, where every run of them is finished and published"
+    )
     freeing.add_argument("--delete", action="store_true", help="free it; without this it is only listed")
 
     actions.add_parser("report", help="write the HTML report from the published results")
@@ -113,9 +152,38 @@ def build_parser() -> argparse.ArgumentParser:
 
     up = actions.add_parser("up", help="start a Prefect server, pool, worker and deployments on this machine")
     up.add_argument("--port", type=int, default=os.environ.get("PREFECT_SERVER_API_PORT") or "4200")
+    up.add_argument(
+        "--watch",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="study new checkpoints of this profile as they appear; may be given several times",
+    )
     actions.add_parser("deploy", help="make pool and deployments on the server that PREFECT_API_URL names")
     actions.add_parser("down", help="stop what 'up' started")
     return parser
+
+
+def _add_parts(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--parts",
+        type=_whole_number,
+        default=1,
+        metavar="N",
+        help="share the work among N runs on a server's workers: 1",
+    )
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1000")
+    return int(text)
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or not 5 <= int(text) <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 5 to 86400")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,11 +217,29 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     from flows import commands, studies
 
     if options.command in ("demo", "study"):
-        return studies.study("demo" if options.command == "demo" else options.profile, settings)
+        is_demo = options.command == "demo"
+        return studies.study("demo" if is_demo else options.profile, settings, parts=1 if is_demo else options.parts)
     if options.command == "status":
         return studies.status(options.profile, options.format, settings)
     if options.command == "extract":
-        return studies.extract(options.profile, options.shard, settings)
+        return studies.extract(
+            options.profile, settings, shard=options.shard, ranges=options.ranges, parts=options.parts
+        )
+    if options.command == "datasets":
+        return studies.datasets(options.profile, settings)
+    if options.command == "probe":
+        return studies.probe(
+            options.profile,
+            settings,
+            method=options.method,
+            features=options.features,
+            layers=options.layers,
+            parts=options.parts,
+        )
+    if options.command == "publish":
+        return studies.publish(options.profile, settings)
+    if options.command == "checkpoints" and options.action == "scan":
+        return studies.scan(options.profile, options.format, settings)
     if options.command == "estimate":
         return studies.estimate(options.profile, settings)
     if options.command == "architectures":
@@ -169,17 +255,21 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.command == "repair":
         return commands.repair(settings)
     if options.command == "gc":
-        return commands.free(options.delete, settings)
+        return commands.free(options.delete, settings, activations=options.activations)
     if options.command == "report":
         return commands.report(settings)
     if options.command == "neurons":
         return commands.export_neurons(options.folder, settings)
     from flows import services
 
-    if options.command in ("up", "deploy"):
+    if options.command in ("up", "deploy", "checkpoints"):
         check_prefect_home()
+    if options.command == "runs":
+        return services.runs(settings, options.limit, options.format)
+    if options.command == "checkpoints":
+        return services.watch(settings, options.profile, options.seconds)
     if options.command == "up":
-        return services.up(settings, port=options.port)
+        return services.up(settings, port=options.port, watched=options.watch)
     if options.command == "deploy":
         return services.deploy(settings)
     return services.down(settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from flows.terminal import console
 from sparse_probing.errors import SparseProbingError
@@ -63,9 +64,7 @@ def new_profile(file: str) -> int:
 
 
 def sql(options: argparse.Namespace, settings: Settings) -> int:
-    from sparse_probing.preflight import check_published
-
-    check_published(settings)
+    snapshot = _published(settings)
     from sparse_probing.reports import tables
     from sparse_probing.warehouse import connect
     from sparse_probing.warehouse.asking import Limits, ask, bounded_process
@@ -73,12 +72,28 @@ def sql(options: argparse.Namespace, settings: Settings) -> int:
     limits = Limits(memory_gb=options.memory_gb, seconds=options.seconds)
     query = sys.stdin.read() if options.query == "-" else options.query
     with (
-        connect(settings.snapshot_path) as connection,
+        connect(snapshot) as connection,
         bounded_process(limits),
         ask(connection, query, limits, end=_end_process) as answer,
     ):
         tables.write_rows(sys.stdout, answer.columns, answer, format=options.format)
     return 0
+
+
+def _published(settings: Settings) -> Path:
+    """The newest published database, of whatever machine; raises `InputError` if there is none."""
+    from sparse_probing.preflight import check_published
+
+    # Where all is local, without importing a database.
+    if "://" not in settings.data_uri:
+        check_published(settings)
+        return settings.snapshot_path
+    from sparse_probing.warehouse.shared import latest_snapshot
+
+    snapshot = latest_snapshot(settings)
+    if not snapshot.is_file():
+        check_published(settings)
+    return snapshot
 
 
 def _end_process(error: SparseProbingError) -> None:
@@ -141,11 +156,12 @@ def repair(settings: Settings) -> int:
     return 0
 
 
-def free(delete: bool, settings: Settings) -> int:
+def free(delete: bool, settings: Settings, *, activations: bool = False) -> int:
     from tasks.freeing import find_freeable, free
     from tasks.progress import show_progress
 
-    found = find_freeable()
+    with show_progress(console(), with_prefect=False):
+        found = find_freeable(activations=activations)
     for one in found:
         print(f"{one.size_bytes / 1e6:>10,.1f} MB  {one.location}  ({one.why})")
     megabytes = sum(one.size_bytes for one in found) / 1e6
@@ -157,28 +173,27 @@ def free(delete: bool, settings: Settings) -> int:
         print(f"Freed: {megabytes:,.1f} MB.")
     else:
         print(f"{megabytes:,.1f} MB can be freed.")
-        print("Next: sparse-probing gc --delete")
+        print(f"Next: sparse-probing gc{' --activations' if activations else ''} --delete")
     return 0
 
 
 def report(settings: Settings) -> int:
-    from sparse_probing.preflight import check_published, check_writable
+    from sparse_probing.preflight import check_writable
 
-    check_published(settings)
+    snapshot = _published(settings)
     check_writable(settings)
     from sparse_probing.reports import html
 
-    print(f"Report written to {html.write_report(settings.snapshot_path, settings.reports_dir / 'index.html')}")
+    print(f"Report written to {html.write_report(snapshot, settings.reports_dir / 'index.html')}")
     print("Next: open it in a browser; it needs nothing else.")
     return 0
 
 
 def export_neurons(folder: str, settings: Settings) -> int:
-    from pathlib import Path
-
+    snapshot = _published(settings)
     from sparse_probing.reports import neuron_lists
 
-    written = neuron_lists.write_lists(settings.snapshot_path, Path(folder))
+    written = neuron_lists.write_lists(snapshot, Path(folder))
     for path, n_rows in written.items():
         print(f"{n_rows:>7,} neurons  {path}")
     print('Next: sparse-probing sql "select * from interest_thresholds"   # what makes a neuron one of interest')

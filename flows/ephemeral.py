@@ -15,12 +15,12 @@ import subprocess
 import sys
 import time
 import uuid
-from importlib import util
 from pathlib import Path
 
 MARK = "SPARSE_PROBING_COMMAND"
-# How Prefect starts it; nothing else that the command started is touched.
-FACTORY = "prefect.server.api.server:create_app"
+# How it is started here, and by Prefect where that did not answer; nothing else that the command started is touched.
+FACTORY = "flows.server_process:create_app"
+FACTORIES = {FACTORY, "prefect.server.api.server:create_app"}
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 5.0
 
@@ -28,17 +28,16 @@ _begun: tuple[subprocess.Popen[bytes], int] | None = None
 
 
 def begin_server() -> None:
-    """Start the ephemeral server as Prefect would, before Prefect is imported: both take seconds, side by side half as many."""
+    """Start the ephemeral server (`flows.server_process`) before Prefect is imported: both take seconds, side by side half as many."""
     global _begun
     if _begun is not None and _begun[0].poll() is None:
-        return
-    package = util.find_spec("prefect")
-    if package is None or package.origin is None:
         return
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
-    arguments = ["--app-dir", str(Path(package.origin).parent), "--factory", FACTORY, "--host", "127.0.0.1"]
+    # The folder that holds this package, wherever the command was started.
+    folder = Path(__file__).resolve().parents[1]
+    arguments = ["--app-dir", str(folder), "--factory", FACTORY, "--host", "127.0.0.1"]
     arguments += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
     settings = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     process = subprocess.Popen([sys.executable, "-m", "uvicorn", *arguments], env=os.environ | settings)
@@ -92,7 +91,7 @@ def stop_servers(mark: str) -> int:
     found = []
     for process in psutil.process_iter():
         try:
-            if FACTORY in process.cmdline() and process.environ().get(MARK) == mark:
+            if FACTORIES & set(process.cmdline()) and process.environ().get(MARK) == mark:
                 process.terminate()
                 found.append(process)
         except psutil.Error:

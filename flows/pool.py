@@ -1,7 +1,8 @@
-"""What a server needs to have for studies to run on it: work pool, deployments, an eye on lost runs.
+"""What a server needs to have for studies to run on it: work pools, deployments, an eye on lost runs.
 
-The pool lets a run override next to nothing: a run that may set the command or environment of its process can do whatever
-the worker's user can.
+Studies, stages and scans run in one pool, parts that need a device in another, parts that need none in a third: a run that
+waits for parts takes no worker's slot from them. The pools let a run override next to nothing: a run that may set the command
+or environment of its process can do whatever the worker's user can.
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.automations import make_reporting
 from flows.server_api import Server
+from sparse_probing.config import StudySpec, find_profile, load_profile
 from sparse_probing.errors import InputError, SparseProbingError
 
 POOL = "sparse-probing"
+GPU_POOL = "sparse-probing-gpu"
+CPU_POOL = "sparse-probing-cpu"
+POOLS = {
+    POOL: "studies, their stages, and scans for checkpoints",
+    GPU_POOL: "parts of extractions, one at a time on each machine",
+    CPU_POOL: "parts of probing",
+}
 POOL_TYPE = "process"
 PROJECT = Path(__file__).resolve().parents[1]
 # What a run may set: words about its process, and whether the worker shows what it prints.
@@ -57,6 +67,10 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENT_SECONDS = 600.0
 # After these no sign of life is due.
 ENDED = ("Completed", "Failed", "TimedOut", "Cancelled", "Crashed", "Paused", "Suspended")
+# A worker that dies after it took a run, and before that begins, leaves it pending: no sign of life is missed.
+UNBEGUN_AUTOMATION = "sparse-probing: a run that was taken and never began has crashed"
+TAKEN = "prefect.flow-run.Pending"
+BEGUN = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling")
 PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
 
 
@@ -67,74 +81,143 @@ def need_checkout() -> None:
 
 
 def deploy_all(server: Server, environment: dict[str, str]) -> None:
-    """Make pool, automation and deployments, or mend them.
+    """Make pools, automations and deployments, or mend them.
 
     A pool's settings, and schedules turned on, stay as they are; what a run may override does not.
     """
-    make_pool(server)
-    say(f"Pool      {POOL}: one extraction at a time on each machine")
-    make_automation(server)
-    say(f"Crashes   a run without a sign of life for {SILENT_SECONDS / 60:.0f} min is marked as crashed")
+    for pool, what in POOLS.items():
+        make_pool(server, pool)
+        say(f"Pool      {pool}: {what}")
+    make_automations(server)
+    say(
+        f"Crashes   a run without a sign of life for {SILENT_SECONDS / 60:.0f} min, or that did not begin, is marked as crashed"
+    )
     turned_on = _active_schedules(server)
     run_prefect("--no-prompt", "deploy", "--all", environment=environment)
+    make_reporting(server, list(POOLS))
+    say("Trouble   failed checks and runs are listed as artifact `trouble` at Prefect's page")
     off = []
-    for deployment in server.ask("deployments/filter", {}):
+    deployments = server.ask("deployments/filter", {})
+    for deployment in deployments:
         for schedule in deployment["schedules"]:
             if (deployment["name"], str(schedule["schedule"])) in turned_on:
                 path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
                 server.ask(path, {"active": True}, method="PATCH")
             elif not schedule["active"]:
                 off.append(deployment["name"])
-    say("Deployed  study/study and study/study-nightly")
+    ours = sorted(one["name"] for one in deployments if one["work_pool_name"] in POOLS)
+    say(f"Deployed  {', '.join(ours)}")
     if off:
         say(f"Schedule  of {', '.join(off)} is off; turn it on in the browser, on the deployment's page")
 
 
-def make_pool(server: Server) -> None:
-    """Make the work pool; of one that there is, change what a run may override and nothing else."""
-    found = server.find(f"work_pools/{POOL}")
+def watchable(profile: str) -> tuple[Path, StudySpec]:
+    """The file of a profile with checkpoints, and what it says.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or has no checkpoints.
+    """
+    study = load_profile(profile)
+    if study.checkpoints is None:
+        raise InputError(
+            f"Profile {profile} has no section [checkpoints].",
+            remedy='Add it, with folder = "…" or hub = "owner/name".',
+        )
+    return find_profile(profile).absolute(), study
+
+
+def watch_checkpoints(server: Server, profile: Path, study: StudySpec, *, seconds: int = 30) -> None:
+    """Make a deployment of the scan for a profile, with its schedule turned on; one that there is gets the new interval."""
+    known = {one["name"]: one for one in server.ask("deployments/filter", {})}
+    base = known.get("scan-checkpoints")
+    if base is None:
+        raise InputError("The server has no deployment scan-checkpoints.", remedy="Run: sparse-probing deploy")
+    copied = ("flow_id", "work_pool_name", "work_queue_name", "entrypoint", "path", "pull_steps", "version")
+    name = f"scan {study.name}"
+    server.ask(
+        "deployments/",
+        {key: base[key] for key in copied}
+        | {
+            "name": name,
+            "description": f"Studies new checkpoints of {study.checkpoints.id if study.checkpoints else ''}.",
+            "parameters": {"profile": str(profile)},
+            "parameter_openapi_schema": base["parameter_openapi_schema"],
+            "enforce_parameter_schema": True,
+            "schedules": [{"schedule": {"interval": float(seconds)}, "active": True}],
+            # A scan that finds the last one at work is left out.
+            "concurrency_limit": 1,
+            "concurrency_options": {"collision_strategy": "CANCEL_NEW"},
+        },
+    )
+    say(f"Watching  {study.checkpoints.id if study.checkpoints else ''}, every {seconds} s (deployment {name!r})")
+
+
+def make_pool(server: Server, pool: str = POOL) -> None:
+    """Make a work pool; of one that there is, change what a run may override and nothing else."""
+    found = server.find(f"work_pools/{pool}")
     if found is None:
-        server.ask("work_pools/", {"name": POOL, "type": POOL_TYPE, "base_job_template": TEMPLATE})
+        server.ask("work_pools/", {"name": pool, "type": POOL_TYPE, "base_job_template": TEMPLATE})
         return
     if found["type"] != POOL_TYPE:
-        say(f"Pool      {POOL} is of type {found['type']}: what a run may override there is left as it is")
+        say(f"Pool      {pool} is of type {found['type']}: what a run may override there is left as it is")
         return
     closed = closed_template(found["base_job_template"])
     if closed != found["base_job_template"]:
-        server.ask(f"work_pools/{POOL}", {"base_job_template": closed}, method="PATCH")
-        say(f"Pool      {POOL}: runs can no longer override anything but {', '.join(HARMLESS)}")
+        server.ask(f"work_pools/{pool}", {"base_job_template": closed}, method="PATCH")
+        say(f"Pool      {pool}: runs can no longer override anything but {', '.join(HARMLESS)}")
 
 
-def make_automation(server: Server) -> None:
-    """Have runs whose process is gone marked as crashed; an automation of this name that is there stays as it is."""
-    if server.ask("automations/filter", {"automations": {"name": {"any_": [AUTOMATION]}}}):
-        return
-    server.ask("automations/", automation(SILENT_SECONDS))
+def make_automations(server: Server) -> None:
+    """Have runs whose process is gone marked as crashed; automations of these names that are there stay as they are."""
+    for wanted in (automation(SILENT_SECONDS), unbegun_automation(SILENT_SECONDS)):
+        if not server.ask("automations/filter", {"automations": {"name": {"any_": [wanted["name"]]}}}):
+            server.ask("automations/", wanted)
 
 
 def automation(silent_seconds: float) -> dict[str, Any]:
     """The automation that marks a run as crashed when it gave no sign of life for so many seconds."""
+    return _crashed_unless(
+        AUTOMATION,
+        after=[HEARTBEAT],
+        expected=[HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDED)],
+        seconds=silent_seconds,
+        description="A run whose machine, worker or process is gone would stay Running for ever.",
+        message="No sign of life: the process that ran this is gone, or cannot reach the server.",
+    )
+
+
+def unbegun_automation(seconds: float) -> dict[str, Any]:
+    """The automation that marks a run as crashed when a worker took it and it did not begin within so many seconds."""
+    return _crashed_unless(
+        UNBEGUN_AUTOMATION,
+        after=[TAKEN],
+        expected=[HEARTBEAT, *(f"prefect.flow-run.{state}" for state in (*BEGUN, *ENDED))],
+        seconds=seconds,
+        description="A run whose worker died before it began would stay Pending for ever.",
+        message="It never began: the worker that took this is gone, or cannot start it.",
+    )
+
+
+def _crashed_unless(
+    name: str, *, after: list[str], expected: list[str], seconds: float, description: str, message: str
+) -> dict[str, Any]:
     return {
-        "name": AUTOMATION,
+        "name": name,
         "enabled": True,
-        "description": "A run whose machine, worker or process is gone would stay Running for ever.",
+        "description": description,
         "trigger": {
             "type": "event",
             "posture": "Proactive",
             "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
             "for_each": ["prefect.resource.id"],
-            "after": [HEARTBEAT],
-            "expect": [HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDED)],
+            "after": after,
+            "expect": expected,
             "threshold": 1,
-            "within": silent_seconds,
+            "within": seconds,
         },
-        "actions": [
-            {
-                "type": "change-flow-run-state",
-                "state": "CRASHED",
-                "message": "No sign of life: the process that ran this is gone, or cannot reach the server.",
-            }
-        ],
+        "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": message}],
     }
 
 

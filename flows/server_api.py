@@ -15,7 +15,8 @@ from typing import Any
 from flows.surroundings import prefect_setting
 from sparse_probing.errors import InputError, SparseProbingError
 
-ASK_SECONDS = 30.0
+# A server that was just started anew has all its clients to answer at once.
+ASK_SECONDS = 90.0
 # Too much to do at the moment: as Prefect's own clients, ask again after 1, 2, 4 … s.
 BUSY = (429, 502, 503)
 TRIES = 6

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.surroundings import check_prefect, server_in_use
 from flows.terminal import console
@@ -23,15 +23,13 @@ if TYPE_CHECKING:
     from sparse_probing.settings import Settings
 
 
-def study(profile: str, settings: Settings) -> int:
+def study(profile: str, settings: Settings, *, parts: int = 1) -> int:
     """Run a study to its end and print its rankings; of a finished one, print them at once."""
-    from sparse_probing.config import load_profile
-
     started = time.monotonic()
-    spec = load_profile(profile)
+    spec = _loaded(profile)
     plan = _plan(spec, settings)
     if plan is None or not plan.is_finished:
-        run_ids = run_study(spec, profile, settings, plan)
+        run_ids = run_study(spec, profile, settings, plan, parts=parts)
         has_classes = _print_rankings(console(), run_ids, settings)
         print(f"Done in {time.monotonic() - started:.0f} s.")
         _print_places(settings, has_classes=has_classes)
@@ -43,6 +41,18 @@ def study(profile: str, settings: Settings) -> int:
     if plan.failed_checks:
         raise CheckFailure.of_results(plan.failed_checks)
     return 0
+
+
+def _loaded(profile: str) -> StudySpec:
+    """A profile's study; one of checkpoints with those that are complete as its models."""
+    from sparse_probing.config import load_profile
+
+    spec = load_profile(profile)
+    if spec.checkpoints is None:
+        return spec
+    from sparse_probing.scanning import expanded
+
+    return expanded(spec)
 
 
 def _plan(spec: StudySpec, settings: Settings) -> StudyPlan | None:
@@ -77,10 +87,9 @@ def _renew_report(settings: Settings) -> None:
 
 def status(profile: str, format: str, settings: Settings) -> int:
     """Print every artifact of a study with its state."""
-    from sparse_probing.config import load_profile
     from sparse_probing.preflight import check_names
 
-    spec = load_profile(profile)
+    spec = _loaded(profile)
     check_names(spec)
     from sparse_probing import planning
     from sparse_probing.reports.tables import format_rows
@@ -101,14 +110,54 @@ def status(profile: str, format: str, settings: Settings) -> int:
     return 0
 
 
-def run_study(spec: StudySpec, profile: str, settings: Settings, plan: StudyPlan | None = None) -> list[str]:
+def scan(profile: str, format: str, settings: Settings) -> int:
+    """Print every checkpoint of a study, and whether it is complete and studied. Nothing is started."""
+    from sparse_probing.config import load_profile
+    from sparse_probing.preflight import check_names
+
+    spec = load_profile(profile)
+    check_names(spec)
+    from sparse_probing import scanning
+    from sparse_probing.reports.tables import format_rows
+
+    found = scanning.scan(spec, settings)
+    cells = [[row[name] for name in scanning.COLUMNS] for row in scanning.rows(found)]
+    if format != "table":
+        print(format_rows(scanning.COLUMNS, cells, format=format))
+        return 0
+    print(format_rows(scanning.COLUMNS, [["" if cell is None else cell for cell in row] for row in cells]))
+    new = sum(one.is_new for one in found)
+    print(f"{len(found)} checkpoints: {sum(one.studied for one in found)} studied, {new} to be studied.")
+    print(f"Next: sparse-probing study --profile {profile}      # all that are complete, now")
+    print(f"      sparse-probing up --watch {profile}           # as they appear")
+    return 0
+
+
+def run_study(
+    spec: StudySpec, profile: str, settings: Settings, plan: StudyPlan | None = None, *, parts: int = 1
+) -> list[str]:
     """Run a study to its end; returns the ids of its runs.
 
     Parameters
     ----------
     plan:
         What of it is there, if that is known.
+    parts:
+        How many runs on workers share its work, where there is a server.
     """
+    run_ids: list[str] = run_flow("study", spec, profile, settings, plan, parts=parts)
+    return run_ids
+
+
+def run_flow(
+    name: Literal["study", "datasets", "extract", "probe", "publish"],
+    spec: StudySpec,
+    profile: str,
+    settings: Settings,
+    plan: StudyPlan | None = None,
+    **parameters: Any,
+) -> Any:
+    """Run a flow of a study in this process, on a server that there is or an ephemeral one; returns what it returns."""
     from flows.own_server import enter_server
     from sparse_probing.preflight import check_names, preflight
 
@@ -124,15 +173,21 @@ def run_study(spec: StudySpec, profile: str, settings: Settings, plan: StudyPlan
     from flows import ephemeral
 
     if not api_url:
+        if parameters.get("parts", 1) > 1:
+            terminal.print(
+                "No server whose workers could take parts: this process does it all. To start one: sparse-probing up"
+            )
         ephemeral.leave_no_server()
         # It takes as long to start as all that is imported below.
         ephemeral.begin_server()
-    extracted = plan is not None and all(pair.is_extracted for pair in plan.pairs)
-    if not extracted:
+    needs_model = name in ("study", "datasets", "extract")
+    needs_model &= not (plan is not None and all(pair.is_extracted for pair in plan.pairs))
+    if needs_model:
         _warn_of_slow_dtypes(spec, settings)
     from flows.failures import as_one_line, end_with_the_server
     from flows.logs import log_to_file
-    from flows.study import study
+    from flows.starting import as_parameter
+    from flows.study import FLOWS
     from tasks.imports import import_for_datasets
     from tasks.probes import import_for_stages
     from tasks.progress import show_progress
@@ -140,14 +195,14 @@ def run_study(spec: StudySpec, profile: str, settings: Settings, plan: StudyPlan
     log = settings.local_dir / "logs" / "study.log"
     if not api_url:
         # What the tasks need is imported while the server starts.
-        if not extracted:
+        if needs_model:
             import_for_datasets()
-        import_for_stages()
+        if name in ("study", "probe"):
+            import_for_stages()
         ephemeral.adopt_server()
     try:
         with log_to_file(log), show_progress(terminal), end_with_the_server(api_url) if api_url else nullcontext():
-            run_ids: list[str] = study(profile=profile, spec=spec)
-            return run_ids
+            return FLOWS[name](profile=as_parameter(profile), spec=spec, **parameters)
     except Exception as error:
         raise as_one_line(error, log=log) from error
 
@@ -199,19 +254,37 @@ def _print_places(settings: Settings, *, has_classes: bool) -> None:
         print(f"  {command}")
 
 
-def extract(profile: str, shard: str | None, settings: Settings) -> int:
+def datasets(profile: str, settings: Settings) -> int:
+    """Build and check the datasets of a study."""
+    for paths in run_flow("datasets", _loaded(profile), profile, settings):
+        for path in paths:
+            print(f"finished  {settings.shown_data}/{path}")
+    print(f"Next: sparse-probing extract --profile {profile}")
+    return 0
+
+
+def extract(profile: str, settings: Settings, *, shard: str | None, ranges: bool, parts: int) -> int:
+    """Extract a study's activations: whole, in parts that workers take, or one part by hand."""
+    if shard is None and not ranges:
+        spec = _loaded(profile)
+        for path in run_flow("extract", spec, profile, settings, _plan(spec, settings), parts=parts):
+            print(f"finished  {settings.shown_data}/{path}")
+        print(f"Next: sparse-probing probe --profile {profile}")
+        return 0
     part = None if shard is None else _part(shard)
-    from sparse_probing.config import load_profile
     from sparse_probing.preflight import preflight
 
-    plan = load_profile(profile)
+    plan = _loaded(profile)
     preflight(plan, settings)
-    from flows.activations import extract_part
-    from tasks.activations import is_extracted
+    from tasks.activations import extract_by_hand, is_extracted
     from tasks.progress import show_progress
 
     with show_progress(console(), with_prefect=False):
-        paths = extract_part(plan, part)
+        paths = extract_by_hand(plan, part, only_ranges=ranges)
+    if ranges:
+        print("The quantisation ranges are taken.")
+        print(f"Next: sparse-probing extract --profile {profile} --shard 0/N   # and 1/N, …, on as many machines")
+        return 0
     unfinished = 0
     for path in paths:
         finished = is_extracted(path)
@@ -222,6 +295,57 @@ def extract(profile: str, shard: str | None, settings: Settings) -> int:
         print(f"Next: the parts of {shard} that have not been run, or this command again for any that failed")
     else:
         print(f"Next: sparse-probing study --profile {profile}")
+    return 0
+
+
+def probe(
+    profile: str,
+    settings: Settings,
+    *,
+    method: str | None,
+    features: str | None,
+    layers: str | None,
+    parts: int,
+) -> int:
+    """Probe what is extracted, or with one method, on some features and layers; publish nothing."""
+    from sparse_probing.planning import narrowed, plan_study
+    from sparse_probing.preflight import check_names
+    from sparse_probing.store.filesystem import Location
+
+    spec = _loaded(profile)
+    check_names(spec)
+    plan = plan_study(spec, settings)
+    if method or features or layers:
+        chosen = [name.strip() for name in features.split(",")] if features else []
+        spec = narrowed(
+            plan, Location.open(settings.data_uri), method=method, features=chosen, layers=_layers(layers or "")
+        )
+        plan = plan_study(spec, settings)
+    run_ids = run_flow("probe", spec, profile, settings, plan, parts=parts)
+    for run_id in run_ids:
+        print(f"finished  run {run_id}  {settings.shown_data}/results/*/{run_id}")
+    print(f"Next: sparse-probing publish --profile {profile}   # all finished runs of the data folder, this one too")
+    return 0
+
+
+def _layers(text: str) -> list[int]:
+    """``0-2,5`` as numbers."""
+    from sparse_probing.errors import InputError
+
+    found: set[int] = set()
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        first, dash, last = item.partition("-")
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
+            raise InputError(f"--layers is {text!r}; expected numbers and ranges.", remedy="For example: 0-2,5")
+        found.update(range(int(first), int(last if dash else first) + 1))
+    return sorted(found)
+
+
+def publish(profile: str, settings: Settings) -> int:
+    """Publish the finished runs of a study, with every other finished run of the data folder."""
+    spec = _loaded(profile)
+    run_ids = run_flow("publish", spec, profile, settings, _plan(spec, settings))
+    _print_places(settings, has_classes=_print_rankings(console(), run_ids, settings))
     return 0
 
 

@@ -2,72 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from prefect import flow
-from prefect.context import FlowRunContext
-from prefect.logging import get_run_logger
-from prefect.settings import get_current_settings
 
-from flows.activations import extract_all
-from flows.datasets import build_datasets
-from flows.failures import retry_first_connections, say_when_the_server_is_away
-from flows.probes import probe_all
-from flows.publishing import publish_results
-from flows.surroundings import prepare_environment
-from sparse_probing.config import ModelSpec, StudySpec, load_profile
-from sparse_probing.errors import DamageError
+from flows.datasets import datasets
+from flows.extraction import extract
+from flows.parts import DamageSetAsideError
+from flows.probing import probe
+from flows.publishing import publish
+from flows.starting import Profile, only, plan_of, run_name, started
+from sparse_probing.config import ModelSpec, StudySpec
+from sparse_probing.errors import CheckFailure, DamageError
 from sparse_probing.settings import load_settings
 from tasks.datasets import resolve_model
 from tasks.logs import log, logged
-from tasks.preflight import refuse_the_impossible
 from tasks.repair import set_aside_damage
 from tasks.warehouse import raise_failed_checks
 
-if TYPE_CHECKING:
-    from sparse_probing.planning import PlannedPair, StudyPlan
-
-# A disk that spoils more than this while one model is studied is not one to go on with.
+# A disk that spoils more than this while one study runs is not one to go on with.
 MOST_REPAIRS = 5
 
 
-@flow(name="study", flow_run_name="study {profile}", persist_result=False)
-def study(profile: str = "demo", spec: StudySpec | None = None) -> list[str]:
+@flow(name="study", flow_run_name=lambda: run_name("study"), persist_result=False)
+def study(profile: Profile = "demo", spec: StudySpec | None = None, parts: int = 1) -> list[str]:
     """Run a study to its end; what is finished already is not computed again.
 
     Parameters
     ----------
     profile:
-        Name of a profile, or path of a TOML file. Ignored when `spec` is given.
+        Name of a profile that comes with the package, or path of a TOML file. Ignored when `spec` is given.
     spec:
         The study itself.
+    parts:
+        How many runs of deployments `extract-part` and `probe-part` share the work of each model, on whatever workers take
+        them; 1 for this process alone. Results do not depend on it.
 
     Returns
     -------
     list of str
         Ids of the runs, now published.
     """
-    # A worker's process, too: a pool does not set the environment of its runs.
-    prepare_environment()
-    study_spec = spec or load_profile(profile)
-    refuse_the_impossible(study_spec)
-    with _patience(), logged(f"Study {study_spec.name} is done") as numbers:
+    with started(profile, spec) as asked, logged(f"Study {asked.name} is done") as numbers:
         log(
-            f"Study {study_spec.name}",
-            models=len(study_spec.models),
-            collections=len(study_spec.collections),
-            hooks=len(study_spec.extractions),
+            f"Study {asked.name}",
+            models=len(asked.models),
+            collections=len(asked.collections),
+            hooks=len(asked.extractions),
+            parts=parts,
             data=load_settings().shown_data,
         )
-        run_ids = _run(study_spec)
+        run_ids = _run(asked, parts)
         numbers["runs"] = len(run_ids)
         return run_ids
 
 
-def _run(spec: StudySpec) -> list[str]:
-    plan = _plan(spec)
+def _run(spec: StudySpec, parts: int) -> list[str]:
+    """All models through all steps. What turns out to be damaged is set aside, and the steps begin anew: they find the rest."""
+    for _ in range(MOST_REPAIRS):
+        try:
+            return _attempt(spec, parts)
+        except DamageError as damage:
+            set_aside_damage(damage.path)
+        except DamageSetAsideError:
+            continue
+    return _attempt(spec, parts)
+
+
+def _attempt(spec: StudySpec, parts: int) -> list[str]:
+    plan = plan_of(spec)
     if plan.is_finished:
         log(f"Study {spec.name} was finished", runs=len(plan.run_ids))
         raise_failed_checks(list(plan.failed_checks))
@@ -76,56 +81,41 @@ def _run(spec: StudySpec) -> list[str]:
     for model in spec.models:
         if not all(pair.is_extracted for pair in plan.of_model(model)):
             resolve_model(model, spec.collections, spec.extractions)
-    return [run_id for model in spec.models for run_id in _of_model(spec, model, plan.of_model(model))]
+    done = 0
+    try:
+        for model in spec.models:
+            if not all(pair.is_finished for pair in plan.of_model(model)):
+                _of_model(spec, model, parts)
+            done += 1
+    except (DamageError, DamageSetAsideError):
+        raise
+    except Exception:
+        # The models before it are finished: what they gave is seen, whatever became of this one.
+        if done:
+            with suppress(CheckFailure):
+                publish(spec=spec)
+        raise
+    return publish(spec=spec)
 
 
-def _plan(spec: StudySpec) -> StudyPlan:
-    # Not at the top: Prefect keeps flows to the very end of the process, and DuckDB prints complaints when it is kept that long.
-    from sparse_probing.planning import plan_study
-
-    return plan_study(spec, load_settings())
-
-
-def _of_model(spec: StudySpec, model: ModelSpec, pairs: tuple[PlannedPair, ...]) -> list[str]:
-    """One model through all steps. What turns out to be damaged is set aside, and the steps begin anew: they find the rest."""
-    for _ in range(MOST_REPAIRS):
-        try:
-            return _steps(spec, model, pairs)
-        except DamageError as damage:
-            set_aside_damage(damage.path)
-            pairs = _plan(spec.model_copy(update={"models": (model,)})).pairs
-    return _steps(spec, model, pairs)
-
-
-def _steps(spec: StudySpec, model: ModelSpec, pairs: tuple[PlannedPair, ...]) -> list[str]:
-    datasets = [str(pair.dataset.path) for pair in pairs]
-    activations = [[str(one.path) for one in pair.activations] for pair in pairs]
-    # What is extracted needs no model, and no second look at its text.
-    left = [place for place, pair in enumerate(pairs) if not pair.is_extracted]
+def _of_model(spec: StudySpec, model: ModelSpec, parts: int) -> None:
+    """One model's datasets, activations and runs. What is extracted needs no model, and no second look at its text."""
+    of_model = only(spec, model)
+    left = tuple(pair.collection for pair in plan_of(of_model).pairs if not pair.is_extracted)
     if left:
-        built = build_datasets(model, tuple(pairs[place].collection for place in left))
-        extracted = extract_all(model, built, spec.extractions)
-        for place, dataset, paths in zip(left, built, extracted, strict=True):
-            datasets[place], activations[place] = dataset, paths
-    run_ids = probe_all(spec, model, datasets, activations)
-    publish_results(run_ids, spec.name)
-    return run_ids
+        datasets(spec=only(spec, model, left))
+        extract(spec=only(spec, model, left), parts=parts)
+    probe(spec=of_model, parts=parts)
 
 
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Wait for a server that is away for a while; the command line says so by itself, and a worker's run in its log."""
-    api_url = get_current_settings().api.url
-    if not api_url:
-        yield
-        return
-    retry_first_connections()
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
-        yield
-        return
-    with say_when_the_server_is_away(str(api_url), get_run_logger().warning):
-        yield
+# The flow of each stage that has a command, by its name.
+FLOWS: dict[str, Callable[..., Any]] = {
+    "study": study,
+    "datasets": datasets,
+    "extract": extract,
+    "probe": probe,
+    "publish": publish,
+}
 
 
 if __name__ == "__main__":

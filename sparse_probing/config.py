@@ -14,13 +14,23 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import tomllib
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from sparse_probing import showing
 from sparse_probing.errors import InputError
@@ -230,6 +240,11 @@ class ProbingSpec(Spec):
     best_layer_regression_methods: tuple[str, ...] = Field(
         default=("dense_regression_probe",), description="The same as best_layer_methods, for such features."
     )
+    features: tuple[str, ...] | None = Field(
+        default=None,
+        description="Features of the datasets to probe; all if absent.",
+    )
+    layers: tuple[int, ...] | None = Field(default=None, description="Extracted layers to probe; all if absent.")
     k_values: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16), description="Numbers of neurons of a sparse probe.")
     k_values_by_method: Mapping[str, tuple[int, ...]] = Field(
         default_factory=dict, description="Other sizes for single methods."
@@ -271,6 +286,23 @@ class ProbingSpec(Spec):
         default=42, ge=0, le=MAX_SEED, description="Decides bootstrap draws, permutations and whatever else is random."
     )
 
+    @field_validator("features", "layers")
+    @classmethod
+    def _some_of_them(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if value is not None and (not value or len(set(value)) != len(value)):
+            raise ValueError("expected distinct ones, or nothing for all")
+        if any(isinstance(one, int) and not 0 <= one <= MAX_COUNT for one in value or ()):
+            raise ValueError("expected layer numbers, which count from 0")
+        return None if value is None else tuple(sorted(value))
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_chosen(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `features` and `layers` where all are probed: such runs have the digests of versions that had neither."""
+        fields: dict[str, Any] = dump(self)
+        return {
+            name: value for name, value in fields.items() if value is not None or name not in ("features", "layers")
+        }
+
     @field_validator("k_values")
     @classmethod
     def _k_positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -293,6 +325,36 @@ class ProbingSpec(Spec):
     def sizes(self, method: str) -> tuple[int, ...]:
         """Support sizes of a method."""
         return self.k_values_by_method.get(method, self.k_values)
+
+
+class CheckpointsSpec(Spec):
+    """Where the checkpoints of a model in training appear, and which of them are studied.
+
+    Which checkpoint is studied decides nothing about its results: this section is in no digest.
+    """
+
+    folder: str | None = Field(default=None, description="Folder whose subfolders are checkpoints: step0, step1000, …")
+    hub: str | None = Field(default=None, description="Hub repository (owner/name) whose branches and tags are.")
+    pattern: str = Field(default="*", min_length=1, description="Which names count; * and ? stand for anything.")
+    every: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_COUNT,
+        description="Training steps between one checkpoint that is studied and the next, at least.",
+    )
+    order: Literal["oldest", "newest"] = Field(default="newest", description="Which checkpoints are studied first.")
+    at_once: int = Field(default=1, ge=1, le=MAX_COUNT, description="How many are studied at a time.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> CheckpointsSpec:
+        if (self.folder is None) == (self.hub is None):
+            raise ValueError("expected either folder or hub")
+        return self
+
+    @property
+    def id(self) -> str:
+        """The model id that all checkpoints have: the folder or the repository."""
+        return str(self.folder or self.hub)
 
 
 class StudySpec(Spec):
@@ -318,6 +380,9 @@ class StudySpec(Spec):
     probing: ProbingSpec = Field(
         default=ProbingSpec(), description="Which probes to fit, on which split, with how much uncertainty."
     )
+    checkpoints: CheckpointsSpec | None = Field(
+        default=None, description="Checkpoints that are studied as they appear, each as the one model of the study."
+    )
 
     @field_validator("name")
     @classmethod
@@ -335,6 +400,14 @@ class StudySpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _one_model_in_training(self) -> StudySpec:
+        if self.checkpoints is not None and len(self.models) != 1:
+            raise ValueError(
+                "checkpoints are of one model; expected one entry in models, for its name, dtype and attention"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_name_a_model(self) -> StudySpec:
         ids: dict[str, str] = {}
         for model in self.models:
@@ -345,6 +418,21 @@ class StudySpec(Spec):
                     "expected a name of its own for each: set models.name"
                 )
         return self
+
+    def of_checkpoint(self, revision: str, training_step: int | None) -> StudySpec:
+        """The study of one checkpoint: the profile's model at that revision.
+
+        Raises
+        ------
+        ValueError
+            If the study has no checkpoints, or the revision is no name that fits a folder.
+        """
+        if self.checkpoints is None:
+            raise ValueError("the study has no checkpoints")
+        fields = self.models[0].model_dump()
+        fields |= {"id": self.checkpoints.id, "revision": revision, "training_step": training_step}
+        fields["name"] = self.models[0].short_name
+        return self.model_copy(update={"models": (ModelSpec.model_validate(fields),), "checkpoints": None})
 
     @property
     def extractions(self) -> tuple[ExtractionSpec, ...]:
@@ -414,6 +502,11 @@ def dataset_name(collection: str, dataset_digest: str) -> str:
 def activations_name(dataset_digest: str, activations_digest: str) -> str:
     """Name of an activations artifact's folder under its model's in ``activations/``."""
     return f"{short(dataset_digest)}-{short(activations_digest)}"
+
+
+def model_name(model: str, revision: str) -> str:
+    """Name of a model's folder under ``activations/``; `model` is its short name."""
+    return "@".join(re.sub(r"[^\w.\-]+", "-", part) for part in (model, revision[:12]))
 
 
 def profile_names() -> list[str]:
@@ -495,6 +588,10 @@ def load_profile(name_or_path: str) -> StudySpec:
     if isinstance(extraction, dict) and isinstance(extraction.get("neurons"), str):
         # What counts is what the file says, not where it lies.
         extraction["neurons"] = read_neurons(path.parent / extraction["neurons"])
+    checkpoints = raw.get("checkpoints")
+    if isinstance(checkpoints, dict) and isinstance(checkpoints.get("folder"), str):
+        # A worker reads the profile in a folder of its own.
+        checkpoints["folder"] = os.path.normpath((path.parent / user_path(checkpoints["folder"])).absolute())
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:

@@ -2,11 +2,13 @@
 
 Reads manifests and the published database; makes nothing, downloads nothing. Neither Prefect nor torch is imported: the
 command line, the flows and whatever schedules studies ask here, and get an answer in a second or two.
+
+Long because the names of artifacts, their states and the study made of them are one answer, looked up together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,22 +18,24 @@ import pyarrow as pa
 
 from sparse_probing import schemas, showing
 from sparse_probing.activations.naming import activations_digest, activations_folder
-from sparse_probing.config import CollectionSpec, ModelSpec, StudySpec, dataset_name
+from sparse_probing.config import CollectionSpec, ModelSpec, ProbingSpec, StudySpec, dataset_name
 from sparse_probing.datasets.build import dataset_digest
+from sparse_probing.errors import InputError
+from sparse_probing.mistakes import choices
 from sparse_probing.models.hook_names import canonical_hook
 from sparse_probing.models.resolved import ResolvedModel, find_resolved
 from sparse_probing.runs.planned import run_digest
 from sparse_probing.settings import Settings, load_settings
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import MANIFEST_NAME
+from sparse_probing.store.manifests import FREED_NAME, MANIFEST_NAME, read_manifest
 from sparse_probing.store.soundness import find_damage
 
 if TYPE_CHECKING:
     from sparse_probing.warehouse.published import PublishedRuns
 
 Kind = Literal["dataset", "activations", "run", "database"]
-State = Literal["finished", "partial", "missing"]
+State = Literal["finished", "partial", "missing", "freed"]
 COLUMNS = ("kind", "model", "revision", "collection", "hook", "state", "detail", "digest", "path")
 # Artifacts looked at side by side: an object store answers in some ten milliseconds.
 _THREADS = 8
@@ -56,7 +60,8 @@ class PlannedArtifact:
     inputs:
         Paths of the artifacts that it is made from.
     state:
-        ``finished``, ``partial`` (begun, damaged or outdated) or ``missing``.
+        ``finished``, ``partial`` (begun, damaged or outdated), ``missing``, or, of activations, ``freed``: not there on
+        purpose, and not needed, since their run is finished.
     detail:
         What is there of a partial artifact, or why a digest is not known; empty otherwise.
     """
@@ -75,7 +80,7 @@ class PlannedArtifact:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do for it."""
-        return self.state == "finished"
+        return self.state in ("finished", "freed")
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,11 @@ class PlannedPair:
     def is_extracted(self) -> bool:
         """Whether dataset and activations are finished: what is left needs no model."""
         return all(one.is_finished for one in (self.dataset, *self.activations))
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Ids of the runs whose digests are known."""
+        return [run.digest[: results.RUN_ID_LENGTH] for run in self.runs if run.digest is not None]
 
     @property
     def is_finished(self) -> bool:
@@ -111,12 +121,15 @@ class StudyPlan:
         The published database; finished if it holds the runs as they are, checked, under this version's views.
     failed_checks:
         A line for each check of severity error that fails, as recorded in the database.
+    published:
+        Ids of the runs that the database holds, as they are now, with their checks.
     """
 
     study: StudySpec
     pairs: tuple[PlannedPair, ...]
     database: PlannedArtifact
     failed_checks: tuple[str, ...] = field(default=())
+    published: frozenset[str] = field(default=frozenset())
 
     @property
     def artifacts(self) -> tuple[PlannedArtifact, ...]:
@@ -132,8 +145,13 @@ class StudyPlan:
     @property
     def run_ids(self) -> list[str]:
         """Ids of the runs whose digests are known, each once, in order."""
-        digests = [run.digest for pair in self.pairs for run in pair.runs]
-        return list(dict.fromkeys(digest[: results.RUN_ID_LENGTH] for digest in digests if digest is not None))
+        return list(dict.fromkeys(run_id for pair in self.pairs for run_id in pair.run_ids))
+
+    @property
+    def finished_run_ids(self) -> list[str]:
+        """Ids of the runs that are finished, each once, in order."""
+        digests = [run.digest for pair in self.pairs for run in pair.runs if run.is_finished and run.digest]
+        return list(dict.fromkeys(digest[: results.RUN_ID_LENGTH] for digest in digests))
 
     @property
     def is_finished(self) -> bool:
@@ -207,7 +225,9 @@ def plan_study(study: StudySpec, settings: Settings | None = None, root: Locatio
         replace(
             pair,
             dataset=found[pair.dataset],
-            activations=tuple(found[one] for one in pair.activations),
+            activations=tuple(
+                _freed(found[one], found[run], root) for one, run in zip(pair.activations, pair.runs, strict=True)
+            ),
             runs=tuple(found[one] for one in pair.runs),
         )
         for pair in pairs
@@ -219,7 +239,8 @@ def plan_study(study: StudySpec, settings: Settings | None = None, root: Locatio
 def _find_model(model: ModelSpec, settings: Settings, root: Location) -> ResolvedModel | None:
     def kept_choice(name: str) -> str | None:
         location = root / "choices" / f"{name}.txt"
-        return location.read_bytes().decode() if location.exists() else None
+        kept = location.find_bytes()
+        return kept.decode() if kept is not None else None
 
     return find_resolved(model, models_dir=settings.models_dir, kept_choice=kept_choice)
 
@@ -266,17 +287,28 @@ def _looked_for(artifact: PlannedArtifact, root: Location) -> PlannedArtifact:
     return replace(artifact, state=state, detail=detail)
 
 
+def _freed(activations: PlannedArtifact, run: PlannedArtifact, root: Location) -> PlannedArtifact:
+    """Activations that were freed are not needed where their run is finished."""
+    if activations.is_finished or not run.is_finished or not activations.path:
+        return activations
+    if (root / activations.path / FREED_NAME).exists():
+        return replace(activations, state="freed", detail="")
+    return activations
+
+
 def _folder_state(folder: Location, digest: str) -> tuple[State, str]:
-    if (folder / MANIFEST_NAME).exists():
-        damage = find_damage(folder, digest=digest)
-        return ("finished", "") if damage is None else ("partial", damage)
+    damage = find_damage(folder, digest=digest)
+    if damage is not None:
+        return "partial", damage
+    if (folder / MANIFEST_NAME).find_bytes() is not None:
+        return "finished", ""
     begun = any(True for _ in folder.children())
     return ("partial", "begun") if begun else ("missing", "")
 
 
 def _run_state(root: Location, run_id: str) -> tuple[State, str]:
     folders = {kind: results.run_folder(root, kind, run_id) for kind in schemas.RESULT_KINDS}
-    if (folders["runs"] / MANIFEST_NAME).exists():
+    if (folders["runs"] / MANIFEST_NAME).find_bytes() is not None:
         damages = (find_damage(folder) or _unfinished(folder) for folder in folders.values())
         damage = next((one for one in damages if one is not None), None)
         return ("finished", "") if damage is None else ("partial", damage)
@@ -286,27 +318,31 @@ def _run_state(root: Location, run_id: str) -> tuple[State, str]:
 
 
 def _unfinished(folder: Location) -> str | None:
-    return None if (folder / MANIFEST_NAME).exists() else f"{folder} is missing"
+    return None if (folder / MANIFEST_NAME).find_bytes() is not None else f"{folder} is missing"
 
 
 def _with_database(plan: StudyPlan, settings: Settings, root: Location) -> StudyPlan:
     # Not at the top: what holds a plan to the end of the process would hold DuckDB, which prints complaints then.
     from sparse_probing.warehouse.published import is_as_published, published_runs
+    from sparse_probing.warehouse.shared import latest_snapshot
 
     run_ids = plan.run_ids
-    known = published_runs(settings.snapshot_path, run_ids)
+    snapshot = latest_snapshot(settings, root)
+    known = published_runs(snapshot, run_ids)
     database = replace(
         plan.database,
-        path=str(settings.snapshot_path),
+        path=str(snapshot),
         inputs=tuple(str(run.path) for pair in plan.pairs for run in pair.runs if run.path is not None),
     )
     if known is None:
-        there = settings.snapshot_path.is_file()
+        there = snapshot.is_file()
         return replace(
             plan, database=replace(database, state="partial", detail="it cannot be read") if there else database
         )
     every = {run.digest: run.is_finished for pair in plan.pairs for run in pair.runs}
-    as_it_was = is_as_published(settings.working_path, settings.snapshot_path)
+    # One that another machine published was compared with its digest.
+    is_own = snapshot == settings.snapshot_path
+    as_it_was = not is_own or is_as_published(settings.working_path, settings.snapshot_path)
     current = [run_id for run_id in run_ids if _is_published(known, root, run_id)]
     whole = as_it_was and known.is_of_this_version and all(every.values()) and len(current) == len(every)
     reasons = [
@@ -316,11 +352,85 @@ def _with_database(plan: StudyPlan, settings: Settings, root: Location) -> Study
     ]
     detail = "" if whole else "; ".join(reasons)
     state: State = "finished" if whole else "partial"
-    return replace(plan, database=replace(database, state=state, detail=detail), failed_checks=known.failed_checks)
+    return replace(
+        plan,
+        database=replace(database, state=state, detail=detail),
+        failed_checks=known.failed_checks,
+        published=frozenset(current),
+    )
 
 
 def _is_published(known: PublishedRuns, root: Location, run_id: str) -> bool:
     return run_id in known.checked and known.fragments.get(run_id) == results.fragment_digests(root, run_id)
+
+
+def narrowed(
+    plan: StudyPlan,
+    root: Location,
+    *,
+    method: str | None = None,
+    features: Sequence[str] = (),
+    layers: Sequence[int] = (),
+) -> StudySpec:
+    """A planned study with one method, on some of its features and layers: other runs, of the same datasets and activations.
+
+    Collections that have none of the features are left out.
+
+    Parameters
+    ----------
+    plan:
+        Of a study whose datasets are there.
+    root:
+        The data folder.
+    method:
+        A name in `probes.METHODS`, fitted on every layer; the study's own methods if absent. Features of the other task
+        are left out.
+    features, layers:
+        All if empty.
+
+    Raises
+    ------
+    InputError
+        If a dataset is missing, or no dataset has a feature, or there is no such method.
+    """
+    from sparse_probing.probes import METHODS
+
+    if method is not None and method not in METHODS:
+        raise InputError(f"Method {method!r} is unknown; {choices(method, list(METHODS))}.", remedy="Name one of them.")
+    tasks: dict[str, dict[str, str]] = {}
+    for pair in plan.pairs:
+        if not pair.dataset.is_finished:
+            raise InputError(
+                f"The dataset of {pair.collection.collection} is not there"
+                f"{f': {pair.dataset.detail}' if pair.dataset.detail else ''}.",
+                remedy="Run: sparse-probing extract --profile PROFILE",
+            )
+        facts = read_manifest(root / str(pair.dataset.path)).facts["features"]
+        tasks.setdefault(pair.collection.model_dump_json(), {}).update({fact["name"]: fact["task"] for fact in facts})
+    known = {name: task for of_collection in tasks.values() for name, task in of_collection.items()}
+    for feature in features:
+        if feature not in known:
+            raise InputError(
+                f"No dataset has a feature {feature!r}; {choices(feature, list(known))}.", remedy="Name one of them."
+            )
+    task = METHODS[method].task if method is not None else None
+    wanted = {name for name in (features or known) if task in (None, known[name])}
+    if not wanted:
+        raise InputError(
+            f"{method} is for {task}; none of the features is.", remedy="Name another method, or other features."
+        )
+    probing = plan.study.probing.model_dump()
+    if method is not None:
+        fields = ("methods", "best_layer_methods", "regression_methods", "best_layer_regression_methods")
+        probing |= dict.fromkeys(fields, ()) | {
+            "methods" if task == "classification" else "regression_methods": (method,)
+        }
+    if wanted != set(known):
+        probing["features"] = tuple(wanted)
+    if layers:
+        probing["layers"] = tuple(layers)
+    kept = [one for one in plan.study.collections if wanted & set(tasks[one.model_dump_json()])]
+    return plan.study.model_copy(update={"collections": tuple(kept), "probing": ProbingSpec.model_validate(probing)})
 
 
 def rows(plan: StudyPlan) -> Iterator[dict[str, object]]:

@@ -25,7 +25,7 @@ def check_writable(settings: Settings) -> None:
     from sparse_probing.store.filesystem import Location
 
     try:
-        Location.open(settings.data_uri).exists()
+        Location.open(settings.data_uri, patient=False).exists()
     except OSError as error:
         raise InputError(
             f"Data folder {settings.shown_data} cannot be reached: {error}.",

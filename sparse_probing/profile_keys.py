@@ -128,7 +128,9 @@ def profile_text(path: Path) -> str:
     lines += _entries(StudySpec, {"name": path.stem}, without=tuple(sections))
     for name, (inner, several) in sections.items():
         lines += ["", *_comment(StudySpec.model_fields[name].description or "")]
-        lines += [f"[[{name}]]" if several else f"[{name}]"]
+        # A section that is absent by default stands behind a # with all its keys.
+        absent = not several and StudySpec.model_fields[name].default is None
+        lines += [f"[[{name}]]" if several else f"#[{name}]" if absent else f"[{name}]"]
         without = ("options",) if inner is CollectionSpec else ()
         lines += _entries(inner, EXAMPLE.get(name, {}), without=without)
         if inner is CollectionSpec:
@@ -211,7 +213,10 @@ def _section(field: FieldInfo) -> tuple[type[Spec], bool] | None:
     """The spec that a field holds, and whether it holds several; None for a plain value."""
     annotation = field.annotation
     several = typing.get_origin(annotation) is tuple
-    inner = typing.get_args(annotation)[0] if several else annotation
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        inner = next(part for part in typing.get_args(annotation) if part is not type(None))
+    else:
+        inner = typing.get_args(annotation)[0] if several else annotation
     return (inner, several) if isinstance(inner, type) and issubclass(inner, Spec) else None
 
 

@@ -15,6 +15,9 @@ from sparse_probing.errors import InputError
 
 DATA_VARIABLE = "SPARSE_PROBING_DATA"
 DEVICE_VARIABLE = "SPARSE_PROBING_DEVICE"
+SCORES_VARIABLE = "SPARSE_PROBING_SCORES_IN_DATABASE"
+# Some 3.5 GB: with more, publishing a copy of the database is what takes time.
+MOST_SCORES = 20_000_000
 SNAPSHOT_NAME = "results.duckdb"
 WORKING_NAME = "working.duckdb"
 
@@ -33,11 +36,15 @@ class Settings:
         The data folder itself when that is local.
     device:
         ``auto``, ``cpu`` or ``cuda``.
+    most_scores:
+        Rows of neuron_scores that the database holds; with more, it reads them from their fragments where the data folder is
+        local, and holds the shortlisted ones.
     """
 
     data_uri: str = field(repr=False)
     local_dir: Path
     device: str
+    most_scores: int = MOST_SCORES
 
     @property
     def shown_data(self) -> str:
@@ -102,7 +109,7 @@ def load_settings(data: str | os.PathLike[str] | None = None) -> Settings:
     Raises
     ------
     InputError
-        If the device is unknown.
+        If the device is unknown, or a number is none.
     """
     root = str(data or os.environ.get(DATA_VARIABLE) or "data")
     if "://" in root and not root.startswith("file://"):
@@ -122,4 +129,10 @@ def load_settings(data: str | os.PathLike[str] | None = None) -> Settings:
         raise InputError(
             f"{DEVICE_VARIABLE} is {device!r}; expected auto, cpu or cuda.", remedy=f"Unset {DEVICE_VARIABLE}."
         )
-    return Settings(data_uri=uri, local_dir=local, device=device)
+    most_scores = os.environ.get(SCORES_VARIABLE) or str(MOST_SCORES)
+    if not most_scores.isdecimal():
+        raise InputError(
+            f"{SCORES_VARIABLE} is {most_scores!r}; expected a whole number of rows.",
+            remedy=f"Unset {SCORES_VARIABLE}.",
+        )
+    return Settings(data_uri=uri, local_dir=local, device=device, most_scores=int(most_scores))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sparse_probing.models.resolved import ResolvedModel
+    from sparse_probing.planning import StudyPlan
     from sparse_probing.runs.planned import PlannedRun
     from sparse_probing.warehouse.connection import Connection
     from sparse_probing.warehouse.publishing import Publisher
 
-# Damaged artifacts that are set aside and made anew for one model before the study gives up.
+# Damaged artifacts that are set aside and made anew before the study gives up.
 MOST_REPAIRS = 5
 
 
@@ -155,13 +156,7 @@ def run_study(
         if plan.failed_checks:
             raise CheckFailure.of_results(plan.failed_checks)
         return StudyRuns(plan.run_ids, settings.snapshot_path)
-    work = _Study(spec, settings, root, say, n_threads)
-    # Every model is resolved and checked before anything is computed for the first.
-    resolved = [work.resolve(model) for model in spec.models]
-    run_ids = [
-        run_id for model, found in zip(spec.models, resolved, strict=True) for run_id in work.of_model(model, found)
-    ]
-    return StudyRuns(run_ids, settings.snapshot_path)
+    return StudyRuns(_Study(spec, settings, root, say, n_threads).run(plan), settings.snapshot_path)
 
 
 @dataclass(frozen=True)
@@ -196,29 +191,57 @@ class _Study:
             self.say(line)
         return resolved
 
-    def of_model(self, model: ModelSpec, resolved: ResolvedModel) -> list[str]:
-        """All steps of one model. A damaged artifact is set aside and the steps are repeated: they find the others done."""
+    def run(self, plan: StudyPlan) -> list[str]:
+        """All steps. A damaged artifact is set aside and the steps are repeated: they find the others done."""
+        from sparse_probing.planning import plan_study
+
         for _ in range(MOST_REPAIRS):
             try:
-                return self._steps(model, resolved)
+                return self._steps(plan)
             except DamageError as damage:
                 set_aside_damage(self.root, damage.path, say=self.say)
-        return self._steps(model, resolved)
+                plan = plan_study(self.spec, self.settings, self.root)
+        return self._steps(plan)
 
-    def _steps(self, model: ModelSpec, resolved: ResolvedModel) -> list[str]:
-        datasets = [self._build(collection, resolved) for collection in self.spec.collections]
-        for dataset in datasets:
-            self._check(dataset)
-        activations = [self._extract(dataset, resolved) for dataset in datasets]
-        runs = [
-            self._plan_run(model, collection, dataset, extracted)
-            for collection, dataset, artifacts in zip(self.spec.collections, datasets, activations, strict=True)
-            for extracted in artifacts
-        ]
-        self._probe(runs)
-        run_ids = [run.run_id for run in runs]
+    def _steps(self, plan: StudyPlan) -> list[str]:
+        finished = {model for model in self.spec.models if all(pair.is_finished for pair in plan.of_model(model))}
+        # Every model is resolved and checked before anything is computed for the first.
+        resolved = {model: self.resolve(model) for model in self.spec.models if model not in finished}
+        run_ids: list[str] = []
+        try:
+            for model in self.spec.models:
+                pairs = plan.of_model(model)
+                left = tuple(pair.collection for pair in pairs if not pair.is_finished)
+                made = iter(self._of_model(model, resolved[model], left) if left else ())
+                run_ids += [run_id for pair in pairs for run_id in (pair.run_ids if pair.is_finished else next(made))]
+        except DamageError:
+            raise
+        except Exception:
+            # The models before it are finished: what they gave is seen, whatever became of this one.
+            if run_ids:
+                with suppress(CheckFailure):
+                    self._publish(run_ids)
+            raise
         self._publish(run_ids)
         return run_ids
+
+    def _of_model(
+        self, model: ModelSpec, resolved: ResolvedModel, collections: tuple[CollectionSpec, ...]
+    ) -> list[list[str]]:
+        """Ids of the runs of each collection."""
+        datasets = [self._build(collection, resolved) for collection in collections]
+        for dataset in datasets:
+            self._check(dataset)
+        activations = [
+            self._extract(collection, dataset, resolved)
+            for collection, dataset in zip(collections, datasets, strict=True)
+        ]
+        runs = [
+            [self._plan_run(model, collection, dataset, extracted) for extracted in artifacts]
+            for collection, dataset, artifacts in zip(collections, datasets, activations, strict=True)
+        ]
+        self._probe([run for of_collection in runs for run in of_collection])
+        return [[run.run_id for run in of_collection] for of_collection in runs]
 
     def _build(self, collection: CollectionSpec, resolved: ResolvedModel) -> Location:
         """A collection's dataset, built or found."""
@@ -245,11 +268,12 @@ class _Study:
         if failed:
             raise CheckFailure.of_dataset(self._relative(dataset), [one.line for one in failed])
 
-    def _extract(self, dataset: Location, resolved: ResolvedModel) -> list[Location]:
+    def _extract(self, collection: CollectionSpec, dataset: Location, resolved: ResolvedModel) -> list[Location]:
         """Activations at every hook of the study, extracted in one pass or found; one artifact a hook."""
         from sparse_probing.activations import extraction, naming
+        from sparse_probing.datasets import build
 
-        dataset_digest = read_manifest(dataset).digest
+        dataset_digest = build.dataset_digest(collection, resolved.tokenizer_digest)
         # Two names of one hook have one artifact.
         wanted: dict[str, ExtractionSpec] = {
             naming.activations_digest(spec, resolved, dataset_digest): spec for spec in self.spec.extractions
@@ -335,7 +359,9 @@ class _Study:
         from sparse_probing.warehouse.publishing import Publisher
 
         settings = self.settings
-        return Publisher(self.root, settings.working_path, settings.snapshot_path, intervals, self.say)
+        return Publisher(
+            self.root, settings.working_path, settings.snapshot_path, intervals, self.say, settings.most_scores
+        )
 
     def _relative(self, location: Location) -> str:
         return location.path.removeprefix(f"{self.root.path}/")

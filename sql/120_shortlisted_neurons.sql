@@ -35,5 +35,5 @@ select
     test_balanced_accuracy,
     test_roc_auc,
     test_average_precision
-from neuron_scores
+from kept_scores
 where shortlisted;

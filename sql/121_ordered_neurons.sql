@@ -15,5 +15,5 @@ select
             layer,
             neuron
     ) as rank
-from neuron_scores
+from kept_scores
 where shortlisted;

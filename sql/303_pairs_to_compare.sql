@@ -1,6 +1,7 @@
 -- one row per pair of neurons or fits that views set side by side: `comparisons` has the interval of their difference
 -- The best neuron and each other of its feature's shortlists; the best sparse probe and each baseline; the best neurons of
--- neighbouring checkpoints. probe_id and other_probe_id: as in test_predictions.
+-- neighbouring checkpoints; each neuron that is best at some checkpoint, and itself at the checkpoint before.
+-- probe_id and other_probe_id: as in test_predictions.
 create view pairs_to_compare as
 with leaders as (
     select
@@ -18,6 +19,25 @@ probes as (
         fit_id
     from baselines
     where variant = 'real'
+),
+
+followed as (
+    select distinct
+        series_id,
+        feature,
+        format('{}/{}', layer, neuron) as probe_id
+    from checkpoint_trajectories
+),
+
+steps as (
+    select
+        series_id,
+        feature,
+        later_run_id,
+        format('{}/{}', later_layer, later_neuron) as later_probe_id,
+        earlier_run_id,
+        format('{}/{}', earlier_layer, earlier_neuron) as earlier_probe_id
+    from checkpoint_changes
 )
 
 select
@@ -51,7 +71,21 @@ select
     later_run_id as run_id,
     feature,
     'mcc' as metric,
-    format('{}/{}', later_layer, later_neuron) as probe_id,
+    later_probe_id as probe_id,
     earlier_run_id as other_run_id,
-    format('{}/{}', earlier_layer, earlier_neuron) as other_probe_id
-from checkpoint_changes;
+    earlier_probe_id as other_probe_id
+from steps
+
+union all
+
+select
+    steps.later_run_id as run_id,
+    steps.feature,
+    'mcc' as metric,
+    followed.probe_id,
+    steps.earlier_run_id as other_run_id,
+    followed.probe_id as other_probe_id
+from steps
+inner join followed on steps.series_id = followed.series_id and steps.feature = followed.feature
+-- where it is the best of both, that pair is above
+where followed.probe_id <> steps.later_probe_id or followed.probe_id <> steps.earlier_probe_id;

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prefect import task
 
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec
 from sparse_probing.datasets.doubts import doubts
 from sparse_probing.errors import CheckFailure
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import read_manifest
+from sparse_probing.store.manifests import find_manifest, read_manifest
+from tasks.assets import tell_made
 from tasks.locations import data_root, folder_collection, located, relative
 from tasks.logs import facts_of, logged, stored_bytes
 from tasks.models import resolved_model
 from tasks.policies import POLICY
-from tasks.progress import reporter, say_and_log, step
+from tasks.progress import reporter, say_and_log, step, step_of
 from tasks.repair import making
 
 
@@ -48,18 +52,32 @@ def build_dataset(model: ModelSpec, collection: CollectionSpec) -> str:
 
     with logged("Dataset", model=model.short_name, collection=collection.collection) as numbers:
         resolved = resolved_model(model)
+        was_there = False
+
+        @contextmanager
+        def looked_for(folder: Location) -> Iterator[None]:
+            nonlocal was_there
+            with making(folder):
+                was_there = find_manifest(folder) is not None
+                yield
+
         folder = build.build_dataset(
             collection,
             root=data_root(),
             tokenizer=loading.load_tokenizer(resolved),
             tokenizer_digest=resolved.tokenizer_digest,
-            progress=reporter(f"Build {collection.collection}", "documents"),
-            making=making,
+            progress=reporter(
+                f"Build {collection.collection}", "documents", of=step_of(model.short_name, model.revision)
+            ),
+            making=looked_for,
         )
         manifest = read_manifest(folder)
         numbers |= {"features": len(manifest.facts.get("features", ()))}
         numbers |= facts_of(manifest, "n_sequences", "n_tokens", "n_rows", "n_labels")
         numbers |= {"bytes": stored_bytes(manifest)}
+    if not was_there:
+        title = f"Dataset {collection.collection}, tokens of {model.short_name}"
+        tell_made(relative(folder), title, facts={"bytes": stored_bytes(manifest)})
     say_doubts(model.short_name, collection.collection, folder)
     return relative(folder)
 

@@ -10,14 +10,15 @@ from prefect import task
 from sparse_probing import schemas
 from sparse_probing.config import CollectionSpec, ModelSpec, ProbingSpec
 from sparse_probing.runs import planned
-from sparse_probing.runs.planned import PlannedRun
+from sparse_probing.runs.planned import PlannedRun as PlannedRun
 from sparse_probing.store import results
 from sparse_probing.store.locks import owned
 from sparse_probing.store.manifests import read_manifest
-from tasks.locations import data_root, located
+from tasks.assets import tell_made
+from tasks.locations import data_root, located, relative
 from tasks.logs import as_ranges, log, logged, stored_bytes
 from tasks.policies import POLICY
-from tasks.progress import advance, say_and_log, step
+from tasks.progress import advance, say_and_log, step, step_of
 from tasks.threads import use_one_blas_thread
 
 
@@ -49,6 +50,10 @@ def _names(run: PlannedRun) -> dict[str, str]:
         "hook": run.hook,
         "run": run.run_id,
     }
+
+
+def _step_of(run: PlannedRun, share: tuple[int, int] | None) -> str:
+    return step_of(run.model.short_name, run.model.revision, share)
 
 
 def _short_kind(kind: str) -> str:
@@ -98,13 +103,21 @@ def is_finished(run: PlannedRun) -> bool:
 
 
 @task(name="probe-layer", task_run_name="probe {run.title} layer {layer}", **POLICY)
-def probe_layer(run: PlannedRun, layer: int) -> str:
-    """Score every neuron of a layer on every feature, and fit the study's probes; returns the part's name."""
+def probe_layer(run: PlannedRun, layer: int, total: int | None = None, share: tuple[int, int] | None = None) -> str:
+    """Score every neuron of a layer on every feature, and fit the study's probes; returns the part's name.
+
+    Parameters
+    ----------
+    total:
+        Layers that this flow's run probes; all of the run's if absent.
+    share:
+        (i, n) where it does the i-th of n parts.
+    """
     from sparse_probing.runs import stages
 
     with _logged_part(run, "Layer probed", layer, results.layer_part(layer)):
         part = stages.probe_layer(data_root(), run, layer)
-    advance(f"Probe {run.text}", len(run.layers))
+    advance(f"Probe {run.text}", total or len(run.layers), of=_step_of(run, share))
     return part
 
 
@@ -120,14 +133,16 @@ def choose_layers(run: PlannedRun) -> dict[int, list[str]]:
 
 
 @task(name="probe-best-layer", task_run_name="probe {run.title} best layer {layer}", **POLICY)
-def probe_best_layer(run: PlannedRun, layer: int, features: list[str], total: int) -> str:
-    """Fit the costlier methods for the features that do best on this layer; returns the part's name."""
+def probe_best_layer(
+    run: PlannedRun, layer: int, features: list[str], total: int, share: tuple[int, int] | None = None
+) -> str:
+    """Fit the costlier methods for the features that do best on this layer; returns the part's name. See `probe_layer`."""
     from sparse_probing.runs import stages
 
     with _logged_part(run, "Best layer compared", layer, results.best_part(layer)) as numbers:
         numbers["features"] = len(features)
         part = stages.probe_best_layer(data_root(), run, layer, features)
-    advance(f"Compare {run.text}", total)
+    advance(f"Compare {run.text}", total, of=_step_of(run, share))
     return part
 
 
@@ -147,4 +162,7 @@ def finish_run(run: PlannedRun, best_parts: list[str]) -> str:
             for kind in ("neuron_scores", "probe_fits", "features")
         }
         numbers["bytes"] = sum(map(stored_bytes, written.values()))
+    title = f"Ranking of {run.text} in {run.model.short_name}"
+    reference = relative(results.run_folder(root, "runs", run.run_id))
+    tell_made(reference, title, of=[run.activations, run.dataset], facts={"bytes": numbers["bytes"]})
     return run.run_id

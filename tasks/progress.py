@@ -5,6 +5,7 @@ A step is known by its name; any thread may report on it.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -36,6 +37,9 @@ PREFECT_STEP = "Start Prefect"
 _lock = threading.RLock()
 _display: Bars | Lines | None = None
 _done: dict[str, int] = {}
+_advancing: dict[tuple[str, str], PageProgress] = {}
+# Before the study's name in a tag of its runs (`flows.starting.tags_of`).
+STUDY_TAG = "study: "
 
 
 class Bars:
@@ -195,11 +199,20 @@ def prefect_started() -> None:
     _show(PREFECT_STEP, 1, 1, "")
 
 
-def advance(name: str, total: int, unit: str = "layers") -> None:
-    """Report one more finished unit out of `total` of the named step."""
+def advance(name: str, total: int, unit: str = "layers", *, of: str = "") -> None:
+    """Report one more finished unit out of `total` of the named step; `of` as that of `reporter`."""
     with _lock:
-        _done[name] = _done.get(name, 0) + 1
-        _show(name, _done[name], total, unit)
+        _done[name] = done = _done.get(name, 0) + 1
+        _show(name, done, total, unit)
+        key = (name, of)
+        sent = _advancing.get(key) or _advancing.setdefault(key, PageProgress(name, of, brief=True))
+    sent.send(done, total)
+    if done >= total:
+        with _lock:
+            _advancing.pop(key, None)
+            if _display is None:
+                # Nobody counts on: the same step of another study begins at nothing.
+                _done.pop(name, None)
 
 
 @contextmanager
@@ -210,24 +223,74 @@ def step(name: str) -> Iterator[None]:
     _show(name, 1, 1, "")
 
 
-def reporter(name: str, unit: str) -> Callable[[int, int], None]:
-    """A callback ``(done, total)`` for the named step, shown at once and sent to Prefect every few seconds."""
-    artifact: UUID | None = None
-    sent_at = 0.0
-    in_run = FlowRunContext.get() is not None or TaskRunContext.get() is not None
+def reporter(name: str, unit: str, *, of: str = "") -> Callable[[int, int], None]:
+    """A callback ``(done, total)`` for the named step, shown at once and sent to Prefect every few seconds.
+
+    Parameters
+    ----------
+    of:
+        What else tells this step from others of its name in the study: a model, a part.
+    """
+    sent = PageProgress(name, of)
 
     def report(done: int, total: int) -> None:
-        nonlocal artifact, sent_at
         _show(name, done, total, unit)
-        now = time.monotonic()
-        if not in_run or total <= 0 or (now - sent_at < ARTIFACT_INTERVAL_SECONDS and done < total):
-            return
-        sent_at = now
-        percent = min(100.0, 100.0 * done / total)
-        if artifact is None:
-            key = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-            artifact = create_progress_artifact(percent, key=key, description=name)  # type: ignore[assignment]
-        else:
-            update_progress_artifact(artifact, percent)
+        sent.send(done, total)
 
     return report
+
+
+class PageProgress:
+    """A progress artifact at Prefect's page, renewed every few seconds; outside of a run there is none.
+
+    Its key has the step, the study and what the step is of, so that no two studies, models or parts write to one.
+
+    Parameters
+    ----------
+    brief:
+        Whether the step may be over before anybody looks: then it has an artifact only from `ARTIFACT_INTERVAL_SECONDS` on.
+    """
+
+    def __init__(self, name: str, of: str = "", *, brief: bool = False) -> None:
+        study = _study()
+        self.key = artifact_key(name, study, of)
+        where = ", ".join(part for part in (of, f"study {study}" if study else "") if part)
+        self.description = f"{name} ({where})" if where else name
+        self._in_run = FlowRunContext.get() is not None or TaskRunContext.get() is not None
+        self._artifact: UUID | None = None
+        self._sent_at = time.monotonic() if brief else -math.inf
+        # Several threads may report on one step.
+        self._sending = threading.Lock()
+
+    def send(self, done: int, total: int) -> None:
+        """Renew the artifact, unless it was renewed just now and more is to come."""
+        with self._sending:
+            now = time.monotonic()
+            is_last = done >= total and self._artifact is not None
+            if not self._in_run or total <= 0 or (now - self._sent_at < ARTIFACT_INTERVAL_SECONDS and not is_last):
+                return
+            self._sent_at = now
+            percent = min(100.0, 100.0 * done / total)
+            if self._artifact is None:
+                created = create_progress_artifact(percent, key=self.key, description=self.description)
+                self._artifact = created  # type: ignore[assignment]
+            else:
+                update_progress_artifact(self._artifact, percent)
+
+
+def artifact_key(*parts: str) -> str:
+    """Key of an artifact at Prefect's page, which takes lower case, digits and dashes alone."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _study() -> str:
+    """Name of the study that the task's run belongs to, by its tags (`flows.starting.tags_of`); empty where it has none."""
+    context = TaskRunContext.get()
+    tags = context.task_run.tags if context is not None else ()
+    return next((tag.removeprefix(STUDY_TAG) for tag in tags if tag.startswith(STUDY_TAG)), "")
+
+
+def step_of(model: str, revision: str, part: tuple[int, int] | None = None) -> str:
+    """What a step is of: a model, its revision where that is not the usual one, and which part (i, n) where it is shared."""
+    name = model if revision == "main" else f"{model} at {revision}"
+    return name if part is None else f"{name}, part {part[0]} of {part[1]}"

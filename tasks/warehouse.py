@@ -9,10 +9,12 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from sparse_probing.errors import CheckFailure
 from sparse_probing.settings import load_settings
+from tasks.events import tell
 from tasks.locations import data_root
 from tasks.logs import logged
 from tasks.policies import POLICY
-from tasks.progress import say_and_log, step
+from tasks.progress import artifact_key, say_and_log, step
+from tasks.summaries import Summary, markdown
 
 if TYPE_CHECKING:
     from sparse_probing.warehouse.publishing import Publisher
@@ -24,7 +26,9 @@ def _publisher() -> Publisher:
     from sparse_probing.warehouse.publishing import Publisher
 
     settings = load_settings()
-    return Publisher(data_root(), settings.working_path, settings.snapshot_path, intervals, say_and_log)
+    return Publisher(
+        data_root(), settings.working_path, settings.snapshot_path, intervals, say_and_log, settings.most_scores
+    )
 
 
 @task(name="load-results", **POLICY)
@@ -43,7 +47,7 @@ def load_results(run_ids: list[str]) -> int:
 
 
 @task(name="check-results", **POLICY)
-def check_results(run_ids: list[str]) -> list[str]:
+def check_results(run_ids: list[str], study: str) -> list[str]:
     """Run every check over the runs and record the outcomes; returns one line per failed check of severity error."""
     from sparse_probing.warehouse import checks
 
@@ -52,7 +56,7 @@ def check_results(run_ids: list[str]) -> list[str]:
         failed = [result for result in results if not result.passed]
         numbers |= {"checks": len(results), "failed": len(failed), "errors": len(checks.failed_errors(results))}
     create_table_artifact(
-        key="validation-checks",
+        key=artifact_key("validation-checks", study),
         table=[
             {
                 "check": r.check_name,
@@ -65,23 +69,33 @@ def check_results(run_ids: list[str]) -> list[str]:
         ],
         description="Every check on the runs of this study",
     )
+    for one in failed:
+        facts: dict[str, object] = {
+            "study": study,
+            "run": one.run_id,
+            "check": one.check_name,
+            "severity": one.severity,
+            "found": one.line,
+        }
+        tell("check.failed", f"check.{one.check_name}", facts)
     return [one.line for one in checks.failed_errors(results)]
 
 
 @task(name="publish-snapshot", **POLICY)
-def publish_snapshot() -> str:
+def publish_snapshot(run_ids: list[str], study: str) -> str:
     """Replace the published database; returns its path."""
     snapshot = load_settings().snapshot_path
     with step("Publish"), logged("Published", database=snapshot) as numbers:
         _publisher().publish()
         numbers["bytes"] = snapshot.stat().st_size
+    tell("study.published", f"study.{study}", {"study": study, "runs": run_ids})
     return str(snapshot)
 
 
 @task(name="write-report", **POLICY)
 def write_report(run_ids: list[str], study: str) -> str:
-    """Write the HTML report and leave the rankings as artifacts; returns the report's path."""
-    from sparse_probing.reports import html, tables
+    """Write the HTML report and leave rankings and a summary as artifacts; returns the report's path."""
+    from sparse_probing.reports import html
     from sparse_probing.warehouse import connect, reads
 
     settings = load_settings()
@@ -90,6 +104,18 @@ def write_report(run_ids: list[str], study: str) -> str:
         numbers |= {"report": path, "bytes": path.stat().st_size}
     with connect(settings.snapshot_path) as connection:
         best = reads.best_neurons(connection, run_ids)
+        summary = Summary(
+            study=study,
+            neurons=best,
+            targets=reads.best_target_probes(connection, run_ids),
+            failed=[one for one in reads.checks(connection, run_ids) if not one.passed],
+            costs=reads.artifact_costs(connection, run_ids),
+            places={
+                "report": str(path),
+                "database": str(settings.snapshot_path),
+                "data": settings.shown_data,
+            },
+        )
     columns = (
         "model",
         "collection",
@@ -104,21 +130,14 @@ def write_report(run_ids: list[str], study: str) -> str:
         "q_value",
     )
     rows = [{name: getattr(row, name) for name in columns} for row in best]
-    create_table_artifact(key="best-neurons", table=rows, description=f"Best neuron per feature, study {study}")
-    lines = [
-        f"# Study {study}",
-        "",
-        f"{len(rows)} features probed.",
-        "",
-        "| feature | neuron | direction | test MCC, 95 % interval |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row.feature} | layer {row.layer}, neuron {row.neuron} | {tables.direction_word(row.direction)} "
-        f"| {tables.interval(row.test_mcc, row.test_mcc_low, row.test_mcc_high)} |"
-        for row in best
-    ]
-    create_markdown_artifact(key="study-summary", markdown="\n".join(lines), description="Rankings and where they lie")
+    create_table_artifact(
+        key=artifact_key("best-neurons", study), table=rows, description=f"Best neuron per feature, study {study}"
+    )
+    create_markdown_artifact(
+        key=artifact_key("study-summary", study),
+        markdown=markdown(summary),
+        description=f"Study {study}: best neurons, failed checks, time and bytes, and where everything lies",
+    )
     return str(path)
 
 
@@ -148,4 +167,12 @@ def forget_and_publish(run_ids: list[str]) -> None:
     """Take runs out of the database, whose fragments go next, and publish; outside of any flow."""
     publisher = _publisher()
     publisher.forget(run_ids)
+    publisher.publish()
+
+
+def publish_what_is_there() -> None:
+    """Look anew which artifacts of the published runs are there, and publish; outside of any flow."""
+    publisher = _publisher()
+    publisher.load()
+    publisher.look_again()
     publisher.publish()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import object_store as object_stores
+from tests.object_store import ObjectStore
 
 for _name, _value in {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -76,3 +80,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -
     )
     GPTNeoXForCausalLM(config).eval().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """An S3 server on this machine."""
+    with object_stores.object_store(tmp_path_factory.mktemp("object-store")) as store:
+        yield store

@@ -34,10 +34,6 @@ from sparse_probing.store.matrices import STORAGE_DTYPES
 # How a shard's rows are handed to an artifact: to stay, or as float16 until the quantisation ranges are known.
 Need = Literal["final", "staged"]
 
-# How long a part of a shared extraction waits for the others to stage their share.
-_WAIT_SECONDS = 3600.0
-_POLL_SECONDS = 0.5
-
 
 class ArtifactWriter:
     """Writes one artifact of a pass.
@@ -67,6 +63,8 @@ class ArtifactWriter:
         self._corpus, self._shards = corpus, shards
         self._device = next(model.parameters()).device
         self._ranges: Ranges | None = None
+        # Shards that this process ran.
+        self._own: set[int] = set()
         self._encoders: dict[tuple[Need, tuple[int, ...]], Encoder] = {}
         # Shards that are staged; none where nothing is quantised.
         self.calibration: frozenset[int] = frozenset()
@@ -84,6 +82,11 @@ class ArtifactWriter:
         """Largest number of bytes of a row in host memory; quantised rows are staged as float16 first."""
         item_bytes = STORAGE_DTYPES[self.spec.storage_dtype].itemsize
         return self.columns.n_values * (2 if self.spec.storage_dtype == "uint8" else item_bytes)
+
+    @property
+    def lacks_ranges(self) -> bool:
+        """Whether rows are quantised, and nobody has taken the ranges yet."""
+        return bool(self.calibration) and self._ranges is None
 
     @property
     def is_finished(self) -> bool:
@@ -142,6 +145,7 @@ class ArtifactWriter:
         DataError
             If an activation is not a number.
         """
+        self._own.add(shard.index)
         arrays = [block.numpy() for block in blocks]
 
         def layer_codes(index: int) -> NDArray[Any]:
@@ -167,23 +171,29 @@ class ArtifactWriter:
             executor=executor,
         )
 
-    def quantise(self, mine: list[Shard], *, n_parts: int, executor: Executor) -> None:
-        """Decide the ranges, once all that they are taken from is staged, and encode the staged shards of this part.
+    def quantise(self, shards: list[Shard], *, executor: Executor) -> None:
+        """Decide the ranges, if nobody has, from all shards that they are taken from, and encode the given staged shards.
 
         Raises
         ------
         ArtifactError
-            If other parts of a shared extraction do not stage their share.
+            If a staged shard is not there.
         """
         if self._ranges is None:
-            self._wait_for_staged(n_parts)
             self._ranges = self.store.decide_ranges(sorted(self.calibration), executor)
-        for shard in mine:
+        for shard in shards:
             if self.store.finished(shard.index) is None:
                 self._quantise_shard(shard, self._ranges, executor)
 
-    def finish(self, resolved: ResolvedModel, rule: BatchRule, *, seconds: float) -> bool:
+    def finish(self, resolved: ResolvedModel, rule: BatchRule, *, seconds: float, n_artifacts: int = 1) -> bool:
         """Write what belongs to all shards, and the manifest last; False if shards of another part are missing.
+
+        Parameters
+        ----------
+        seconds:
+            That this process worked at the pass. To them come those of the shards that others ran.
+        n_artifacts:
+            Of the pass, which share its seconds alike.
 
         Raises
         ------
@@ -192,7 +202,7 @@ class ArtifactWriter:
         """
         files: dict[str, FileEntry] = {}
         batch_tokens: set[int] = set()
-        busy = 0.0
+        busy = others = 0.0
         for shard in self._shards:
             marker = self.store.finished(shard.index)
             if marker is None:
@@ -200,6 +210,7 @@ class ArtifactWriter:
             files.update(marker.files)
             batch_tokens.add(marker.batch_tokens)
             busy += marker.seconds
+            others += 0.0 if shard.index in self._own else marker.seconds
         files.update(self.store.write_tables())
         facts = self._facts(resolved, rule, sorted(batch_tokens))
         if self._ranges is not None:
@@ -218,7 +229,7 @@ class ArtifactWriter:
             inputs={"dataset": self._corpus.digest, "weights": resolved.weights_digest},
             facts=facts,
             made={
-                "seconds": seconds,
+                "seconds": (seconds + others) / n_artifacts,
                 "tokens_per_second": facts["n_tokens"] / busy if busy else None,
             },
         )
@@ -258,17 +269,6 @@ class ArtifactWriter:
             "max_quantisation_error": None,
             "quantisation_error_bound": None,
         }
-
-    def _wait_for_staged(self, n_parts: int) -> None:
-        until = time.monotonic() + _WAIT_SECONDS
-        shards = sorted(self.calibration)
-        while missing := [shard for shard in shards if self.store.finished(shard, staged=True) is None]:
-            if n_parts == 1 or time.monotonic() > until or self.is_finished:
-                raise ArtifactError(
-                    f"{self.store.folder}: staged shards {missing} are not there.",
-                    remedy=f"Run all {n_parts} parts of the extraction; each takes up where it stopped.",
-                )
-            time.sleep(_POLL_SECONDS)
 
     def _quantise_shard(self, shard: Shard, ranges: Ranges, executor: Executor) -> None:
         """Encode a staged shard with the ranges that are known by now."""

@@ -73,6 +73,7 @@ def extract_datasets(
     device: str = "auto",
     progress: Progress | None = None,
     shard: tuple[int, int] | None = None,
+    only_ranges: bool = False,
 ) -> list[Location]:
     """Extract the labelled rows of a finished dataset in several ways (at several hooks, for example) with one pass of the model.
 
@@ -93,8 +94,11 @@ def extract_datasets(
     progress:
         Called with (tokens done, tokens in all) at the beginning and after each batch.
     shard:
-        (i, n): do only the i-th of n parts, 0 ≤ i < n, so that machines with a common root share one extraction. All n
-        must run: quantisation waits until every part has staged its share. The part that ends last finishes the artifacts.
+        (i, n): do only the i-th of n parts, 0 ≤ i < n, so that machines with a common root share one extraction. Parts
+        need nothing of each other; the one that ends last finishes the artifacts. Quantisation ranges that nobody took
+        yet are taken by the part that needs them: to have that work done once, call with `only_ranges` first.
+    only_ranges:
+        Only take the quantisation ranges, and finish the shards that they are taken from; `shard` is not looked at.
 
     Returns
     -------
@@ -111,7 +115,7 @@ def extract_datasets(
         If uint8 is asked for and no training row is there to take ranges from, or an activation is not a number.
     """
     _check_shared(specs)
-    part, n_parts = shard or (0, 1)
+    part, n_parts = (0, 1) if shard is None or only_ranges else shard
     if not 0 <= part < n_parts:
         raise InputError(f"Shard {part} of {n_parts} asked for; expected 0 ≤ i < n.", remedy="Count shards from 0.")
     dataset_digest = read_manifest(dataset).digest
@@ -122,7 +126,7 @@ def extract_datasets(
     def unfinished() -> list[str]:
         return [digest for digest, (_, folder) in wanted.items() if find_manifest(folder, digest=digest) is None]
 
-    if not unfinished():
+    if not unfinished() or (only_ranges and all(spec.storage_dtype != "uint8" for spec in specs)):
         return folders
     started = time.perf_counter()
     device = choose_device(device)
@@ -141,10 +145,13 @@ def extract_datasets(
     if not writers:
         return folders
     with _Pass(model, corpus, shards, writers, specs[0].batch_tokens) as work:
-        work.run(progress or (lambda done, total: None), part, n_parts)
+        work.run(progress or (lambda done, total: None), part, n_parts, only_ranges=only_ranges)
+    if only_ranges:
+        return folders
     for writer in writers:
         with _unless_finished(writer, n_parts):
-            writer.finish(resolved, work.rule, seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            writer.finish(resolved, work.rule, seconds=seconds, n_artifacts=len(writers))
     return folders
 
 
@@ -219,15 +226,18 @@ class _Pass:
         self._shard_writer.shutdown(wait=True, cancel_futures=True)
         self._layer_writers.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, progress: Progress, part: int, n_parts: int) -> None:
-        """Extract every shard of one part that some artifact lacks."""
-        mine = [shard for shard in self.shards if shard.index % n_parts == part]
+    def run(self, progress: Progress, part: int, n_parts: int, *, only_ranges: bool = False) -> None:
+        """Extract every shard of one part that some artifact lacks, after the ranges are known."""
         calibration = frozenset[int]().union(*(writer.calibration for writer in self.writers))
-        first = [shard for shard in mine if shard.index in calibration]
-        total = sum(shard.n_tokens for shard in mine)
+        mine = [shard for shard in self.shards if shard.index % n_parts == part]
+        # Whoever finds no ranges takes them: nobody waits for another part.
+        takes_ranges = only_ranges or any(writer.lacks_ranges for writer in self.writers)
+        first = [shard for shard in (self.shards if takes_ranges else mine) if shard.index in calibration]
+        rest = [] if only_ranges else [shard for shard in mine if shard.index not in calibration]
+        total = sum(shard.n_tokens for shard in (*first, *rest))
         done = 0
         progress(done, total)
-        for shards in (first, [shard for shard in mine if shard.index not in calibration]):
+        for shards in (first, rest):
             for shard in shards:
                 found = [(writer, writer.need(shard, shared=n_parts > 1)) for writer in self.writers]
                 needs = [(writer, need) for writer, need in found if need is not None]
@@ -241,10 +251,11 @@ class _Pass:
                 progress(done, total)
             self._collect(wait=True)
             if shards is first:
+                staged = [shard for shard in mine if shard.index in calibration]
                 for writer in self.writers:
                     if writer.calibration:
                         with _unless_finished(writer, n_parts):
-                            writer.quantise(first, n_parts=n_parts, executor=self._layer_writers)
+                            writer.quantise(staged, executor=self._layer_writers)
 
     def _submit(self, shard: Shard, needs: list[tuple[ArtifactWriter, Need]], ran: Callable[[int], None]) -> None:
         """Run one shard and hand its buffer to the background, which finishes it.

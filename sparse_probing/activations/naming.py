@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from sparse_probing import config
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.models.hook_names import canonical_hook
@@ -25,5 +23,5 @@ def activations_digest(spec: ExtractionSpec, resolved: ResolvedModel, dataset_di
 
 def activations_folder(root: Location, resolved: ResolvedModel, dataset_digest: str, digest: str) -> Location:
     """Where an extraction's artifact lies (or will lie)."""
-    model, revision = (re.sub(r"[^\w.\-]+", "-", part) for part in (resolved.short_name, resolved.revision[:12]))
-    return root / "activations" / f"{model}@{revision}" / config.activations_name(dataset_digest, digest)
+    model = config.model_name(resolved.short_name, resolved.revision)
+    return root / "activations" / model / config.activations_name(dataset_digest, digest)

@@ -20,7 +20,7 @@ from torch import nn
 
 from sparse_probing.activations.capture import BatchRule, Capture, collate
 from sparse_probing.activations.plan import Selection
-from sparse_probing.errors import ArtifactError, InputError
+from sparse_probing.errors import ArtifactError, DataError, InputError
 from sparse_probing.models.hooks import (
     HookPoint,
     layers_of,
@@ -55,6 +55,8 @@ def check_model(model: nn.Module, points: _Points, *, longest: int) -> BatchRule
     InputError
         If sequences are longer than the model allows, activations depend on what else is in a batch whatever the rule,
         or `hook_mlp_out` or `hook_attn_out` is not what a block adds to the residual stream.
+    DataError
+        If activations are not finite numbers.
     ArtifactError
         If a hooked module runs twice in a pass, or gives other axes than (sequence, position, value).
     """
@@ -84,6 +86,13 @@ def check_model(model: nn.Module, points: _Points, *, longest: int) -> BatchRule
         of_other = {hook: values[:, _N_TOKENS:] for hook, values in together.items()}
         if _agree(_first(together, _N_TOKENS), alone, tolerance) and _agree(of_other, other_alone, tolerance):
             return rule
+    # What is no number agrees with nothing.
+    for hook, values in alone.items():
+        if not torch.isfinite(values).all():
+            raise DataError(
+                f"{name}: activations at {hook} hold values that are not finite numbers.",
+                remedy="Look at the weights; and run the model in float32 or bfloat16: float16 overflows inside some models.",
+            )
     raise InputError(
         f"{name}: activations of a text depend on the other texts in its batch, even at equal lengths.",
         remedy="Probe another model: rows of this one would be no property of their text.",

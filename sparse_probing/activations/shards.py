@@ -89,6 +89,8 @@ class ShardStore:
         self.folder = folder
         self.columns = columns
         self.rows = rows
+        # Of files in an object store that this process wrote or saw listed.
+        self._sizes: dict[str, int] = {}
 
     def finished(self, shard: int, *, staged: bool = False) -> Marker | None:
         """The marker of a finished shard; None if none can be read, or one of its files is not as long as it says."""
@@ -96,11 +98,24 @@ class ShardStore:
             marker = Marker.from_json(self._marker(shard, staged).read_bytes())
         except (DamageError, ValueError, KeyError, TypeError):
             return None
+        if self.folder.is_object_store:
+            return marker if self._has_listed(marker, staged) else None
         base = self._base(staged)
         for name, entry in marker.files.items():
             if not (base / name).exists() or (base / name).size_bytes() != entry.size_bytes:
                 return None
         return marker
+
+    def _has_listed(self, marker: Marker, staged: bool) -> bool:
+        """Whether all files of a marker are there; asks an object store for the whole folder at once, and only for what is new."""
+        paths = {self._path(name, staged): entry.size_bytes for name, entry in marker.files.items()}
+        if not paths.keys() <= self._sizes.keys():
+            self._sizes = {name: info.size for name, info in self.folder.inside().items()}
+        return all(self._sizes.get(path) == size for path, size in paths.items())
+
+    @staticmethod
+    def _path(name: str, staged: bool) -> str:
+        return f"{_STAGING}/{name}" if staged else name
 
     def write_shard(
         self,
@@ -159,6 +174,7 @@ class ShardStore:
                 (base / name).to_disk()
         marker = Marker(files=files, batch_tokens=batch_tokens, seconds=seconds())
         self._marker(shard, staged).write_bytes(marker.to_json())
+        self._sizes |= {self._path(name, staged): entry.size_bytes for name, entry in files.items()}
 
     def read_staged(self, shard: int, index: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
         """Row ids and float16 activations of one layer of a staged shard, checked against its digest.
@@ -177,14 +193,19 @@ class ShardStore:
     def ranges(self) -> Ranges | None:
         """The quantisation ranges, if they have been decided."""
         location = self._base(True) / "ranges.parquet"
-        if not location.exists():
+        # Another part of a shared extraction may have decided meanwhile.
+        location.forget_kept()
+        if location.find_bytes() is None:
             return None
         table = read_table(location)
         columns = (table.column(name).to_numpy().reshape(self.columns.shape) for name in ("low", "high", "mean"))
         return ranges_from_extremes(*columns)
 
     def decide_ranges(self, shards: list[int], executor: Executor) -> Ranges:
-        """Take the ranges from staged shards, smallest to largest value of each neuron, and write them down."""
+        """Take the ranges from staged shards, smallest to largest value of each neuron, and write them down.
+
+        Ranges that another process wrote down meanwhile are taken instead: all shards are encoded with the same.
+        """
         shape = self.columns.shape
         low, high = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
         total, n_rows = np.zeros(shape, np.float64), 0
@@ -200,8 +221,11 @@ class ShardStore:
             n_rows += max(executor.map(take, itertools.repeat(shard), range(len(self.columns.layers))))
         mean = (total / n_rows).astype(np.float32)
         table = pa.table({name: array.reshape(-1) for name, array in (("low", low), ("high", high), ("mean", mean))})
-        write_table(self._base(True) / "ranges.parquet", table, table.schema)
-        return ranges_from_extremes(low, high, mean)
+        kept = self.ranges()
+        if kept is None:
+            write_table(self._base(True) / "ranges.parquet", table, table.schema)
+            kept = self.ranges()
+        return kept or ranges_from_extremes(low, high, mean)
 
     def read_losses(self, shards: Iterable[int]) -> Losses:
         """Losses of some finished shards, added up."""
@@ -249,6 +273,8 @@ class ShardStore:
         """Remove markers, staged files and whatever a killed process left half-written. Only after the manifest."""
         for name in (_STAGING, _MARKERS):
             _remove(self.folder / name)
+        if self.folder.is_object_store:
+            return
         for folder in (self.folder, *(self.folder / layer_folder(layer) for layer in self.columns.layers)):
             selector = pafs.FileSelector(folder.path, allow_not_found=True)
             for info in folder.filesystem.get_file_info(selector):
@@ -278,6 +304,9 @@ class ShardStore:
 
 def _remove(location: Location) -> None:
     """Remove a file or folder that another process may be removing too."""
+    if location.is_object_store:
+        location.delete()
+        return
     while location.exists():
         with contextlib.suppress(FileNotFoundError):
             location.delete()

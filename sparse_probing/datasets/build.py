@@ -5,6 +5,7 @@ The one place of this package that writes files. Same spec, same text, same toke
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -101,6 +102,7 @@ def build_dataset(
     with making(folder):
         if find_manifest(folder, digest=full_digest) is not None:
             return folder
+        started = time.perf_counter()
         dataset = collection.build(plan, tokenizer, progress)
         sequences, labels = sequence_table(dataset), label_table(dataset)
         _check_labels(plan, dataset)
@@ -116,6 +118,7 @@ def build_dataset(
             inputs=inputs,
             facts=_facts(plan, dataset, sequences, labels),
             files=files,
+            made={"seconds": time.perf_counter() - started},
         )
     return folder
 

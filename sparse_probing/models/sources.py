@@ -319,9 +319,11 @@ def _is_model(folder: Path) -> bool:
 
 
 def _models_in(folder: Path) -> list[Path]:
-    """Subfolders that are models, and GGUF files here or one folder down."""
-    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_model(path)]
-    ggufs = sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")])
+    """Subfolders that are models, and GGUF files here or one folder down; names with a dot first are another program's."""
+    there = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    folders = [path for path in there if path.is_dir() and _is_model(path)]
+    files = sorted(file for path in there for file in ([path] if path.is_file() else path.glob("*")))
+    ggufs = [file for file in files if file.suffix == ".gguf"]
     return [*folders, *(path for path in ggufs if path.parent not in folders)]
 
 

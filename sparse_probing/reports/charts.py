@@ -1,9 +1,12 @@
-"""Numbers to geometry for the HTML report: heat-map cells and sparsity-curve paths. No markup, no queries."""
+"""Numbers to geometry for the HTML report: heat-map cells, small multiples, sparsity curves. No markup, no queries.
+
+Series of checkpoints are drawn in `checkpoints`, in the same box.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +43,17 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Point:
-    """A marker with its hover text."""
+    """A marker with its hover text; `is_open`: drawn as a ring."""
 
     x: float
     y: float
     title: str
+    is_open: bool = False
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One method or baseline over k; `style` is its colour class."""
+    """One line of a chart; `style` is its colour class. Paths may be empty."""
 
     label: str
     style: str
@@ -69,9 +73,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """One small multiple: a feature's curves in a box of `width` × `height`."""
+    """One small multiple: a feature's curves in a box of `width` × `height`; `label` says what it shows."""
 
     feature: str
+    label: str
     tested: str
     metric: str
     width: int
@@ -85,6 +90,61 @@ class Chart:
     curves: tuple[Curve, ...]
     dense_y: float | None
     dense_title: str
+
+
+def across(share: float) -> float:
+    """Where a share of the horizontal axis, 0 to 1, lies in the box of a chart."""
+    return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+
+
+def upward(value: float, lowest: float) -> float:
+    """Where a score lies in the box of a chart whose vertical axis goes from `lowest` to 1."""
+    share = (min(1.0, max(lowest, value)) - lowest) / (1 - lowest)
+    return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+
+def lowest_shown(scores: Iterable[float | None]) -> float:
+    """Where the vertical axis of a chart of these scores begins: 0, or a quarter below."""
+    lowest = min([value for value in scores if value is not None] + [0.0])
+    return 0.0 if lowest >= 0 else max(-1.0, math.floor(lowest * 4) / 4)
+
+
+def boxed(
+    feature: str,
+    curves: Iterable[Curve],
+    x_ticks: Iterable[Tick],
+    lowest: float,
+    *,
+    label: str,
+    tested: str,
+    metric: str = "mcc",
+    dense: float | None = None,
+) -> Chart:
+    """Curves in the box that all charts share; `dense` is the dense probe's test score."""
+    marks = [lowest, 0.0, 0.5, 1.0] if lowest < 0 else [0.0, 0.5, 1.0]
+    return Chart(
+        feature=feature,
+        label=label,
+        tested=tested,
+        metric=metric,
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=_LEFT,
+        right=_WIDTH - _RIGHT,
+        top=_TOP,
+        bottom=_HEIGHT - _BOTTOM,
+        x_ticks=tuple(x_ticks),
+        y_ticks=tuple(Tick(upward(mark, lowest), f"{mark:g}") for mark in marks),
+        curves=tuple(curves),
+        dense_y=None if dense is None else upward(dense, lowest),
+        dense_title=f"dense probe: test {score(dense)}",
+    )
+
+
+def band(places: Sequence[tuple[float, float, float]]) -> str:
+    """The outline of intervals (x, y of the lower end, y of the upper end) from left to right; empty for fewer than two."""
+    outline = [f"{x},{high}" for x, _, high in places] + [f"{x},{low}" for x, low, _ in reversed(places)]
+    return " ".join(outline) if len(places) > 1 else ""
 
 
 def heat_maps(profiles: pd.DataFrame, order: Sequence[str], tested: Mapping[str, str]) -> tuple[HeatMap, ...]:
@@ -154,17 +214,14 @@ def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str], tested: str
     ks = sorted({int(row["k"]) for row in records})
     scores = [judged(row, split)[0] for row in records for split in ("validation", "test")]
     dense = judged(records[0], "dense_test")[0]
-    lowest = min([value for value in [*scores, dense] if value is not None] + [0.0])
-    bottom = 0.0 if lowest >= 0 else max(-1.0, math.floor(lowest * 4) / 4)
+    lowest = lowest_shown([*scores, dense])
     low_x, high_x = math.log2(max(ks[0], 1)), math.log2(max(ks[-1], 1))
 
     def x(k: float) -> float:
-        share = 0.5 if high_x == low_x else (math.log2(max(k, 1)) - low_x) / (high_x - low_x)
-        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+        return across(0.5 if high_x == low_x else (math.log2(max(k, 1)) - low_x) / (high_x - low_x))
 
     def y(value: float) -> float:
-        share = (min(1.0, max(bottom, value)) - bottom) / (1 - bottom)
-        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
+        return upward(value, lowest)
 
     groups: dict[str, list[dict[Any, Any]]] = {}
     for row in records:
@@ -175,39 +232,30 @@ def _chart(feature: str, rows: pd.DataFrame, styles: dict[str, str], tested: str
         test = [(row, value) for row in points if (value := judged(row, "test")[0]) is not None]
         validation = [(row, value) for row in points if (value := judged(row, "validation")[0]) is not None]
         banded = [
-            (row, low, high)
+            (x(row["k"]), y(low), y(high))
             for row in points
             if (low := judged(row, "test")[1]) is not None and (high := judged(row, "test")[2]) is not None
         ]
-        outline = [f"{x(row['k'])},{y(high)}" for row, _, high in banded]
-        outline += [f"{x(row['k'])},{y(low)}" for row, low, _ in reversed(banded)]
         curves.append(
             Curve(
                 label=label,
                 style=styles.get(label, "c0"),
                 test_path=" ".join(f"{x(row['k'])},{y(value)}" for row, value in test),
                 validation_path=" ".join(f"{x(row['k'])},{y(value)}" for row, value in validation),
-                band_path=" ".join(outline) if len(banded) > 1 else "",
+                band_path=band(banded),
                 points=tuple(Point(x(row["k"]), y(value), _point_title(label, row, value)) for row, value in test),
             )
         )
     step = max(1, -(-len(ks) // _MAX_K_TICKS))
-    marks = [bottom, 0.0, 0.5, 1.0] if bottom < 0 else [0.0, 0.5, 1.0]
-    return Chart(
-        feature=feature,
+    return boxed(
+        feature,
+        curves,
+        [Tick(x(k), str(k)) for k in ks[::step]],
+        lowest,
+        label=f"Score over k for {feature}",
         tested=tested,
         metric=str(records[0]["metric"]),
-        width=_WIDTH,
-        height=_HEIGHT,
-        left=_LEFT,
-        right=_WIDTH - _RIGHT,
-        top=_TOP,
-        bottom=_HEIGHT - _BOTTOM,
-        x_ticks=tuple(Tick(x(k), str(k)) for k in ks[::step]),
-        y_ticks=tuple(Tick(y(mark), f"{mark:g}") for mark in marks),
-        curves=tuple(curves),
-        dense_y=None if dense is None else y(dense),
-        dense_title=f"dense probe: test {score(dense)}",
+        dense=dense,
     )
 
 

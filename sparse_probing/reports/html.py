@@ -1,6 +1,7 @@
 """The HTML report: one file that holds everything it shows and loads nothing.
 
-Here the snapshot's answers are arranged into sections; geometry is in `charts`, markup and style in `templates/`.
+Here the snapshot's answers are arranged into sections; geometry is in `charts` and `checkpoints`, markup and style in
+`templates/`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from markupsafe import Markup, escape
 
 from sparse_probing import __version__
 from sparse_probing.errors import ArtifactError
-from sparse_probing.reports import charts, tables
+from sparse_probing.reports import charts, checkpoints, tables
 from sparse_probing.reports.charts import Chart, HeatMap, curve_label, number
 from sparse_probing.reports.files import replace_text
 from sparse_probing.reports.tables import interval, q_value, score
@@ -101,12 +102,16 @@ def write_report(snapshot: Path, target: Path) -> Path:
         curves = reads.sparsity_curves(connection)
         baselines = reads.baselines(connection)
         trajectories = reads.checkpoint_trajectories(connection)
+        followed = reads.checkpoint_neurons(connection)
     finally:
         connection.close()
     sections = [
         _section(position, run, neurons, features, checks, profiles, curves, baselines)
         for position, run in enumerate(runs)
     ]
+    series = checkpoints.all_series(
+        trajectories, followed, {(row.run_id, row.feature): tested_on(row) for row in features}
+    )
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -114,6 +119,9 @@ def write_report(snapshot: Path, target: Path) -> Path:
             sections=sections,
             neurons=neurons,
             anchors={section.run.run_id: section.anchor for section in sections},
+            series=series[: checkpoints.MAX_SERIES],
+            n_more_series=max(0, len(series) - checkpoints.MAX_SERIES),
+            most_followed=checkpoints.MAX_FOLLOWED,
             trajectories=_trajectory_rows(trajectories),
             models=sorted({f"{run.model}@{run.revision}" for run in runs}),
             collections=sorted({run.collection for run in runs}),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_probing.config import ProbingSpec, canonical_json
+from sparse_probing.errors import DataError
 from sparse_probing.probes import METHODS
 from sparse_probing.probes.experiments import baselines
 from sparse_probing.probes.labelling import SignedLabels
@@ -116,6 +117,13 @@ def run_labels(root: Location, run: PlannedRun) -> LabelMatrix:
                     len(labels.split), validation_fraction=REFERENCE_VALIDATION, seed=run.probing.seed
                 )
                 labels = replace(labels, split=codes)
+            if run.probing.features is not None:
+                labels = labels.only(run.probing.features)
+                if not (labels.features or labels.regression_features):
+                    raise DataError(
+                        f"{run.dataset} has none of the features {', '.join(run.probing.features)}.",
+                        remedy="Edit probing.features, or leave the collection out.",
+                    )
             _labels[key] = labels
         return _labels[key]
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from sparse_probing import config, schemas
 from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec
+from sparse_probing.errors import InputError
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.locks import Say
@@ -93,6 +94,8 @@ def plan_run(
     ------
     ArtifactError
         If the dataset or the activations are not finished.
+    InputError
+        If a layer is asked for that was not extracted.
     """
     made = read_manifest(root / activations)
     digest = run_digest(probing, dataset_digest=read_manifest(root / dataset).digest, activations_digest=made.digest)
@@ -109,9 +112,20 @@ def plan_run(
         activations=activations,
         hook=made.facts["hook"],
         revision=made.facts["revision"],
-        layers=tuple(made.facts["layers"]),
+        layers=_layers(probing, made, activations),
         finished=results.is_finished(root, run_id),
     )
+
+
+def _layers(probing: ProbingSpec, made: Manifest, activations: str) -> tuple[int, ...]:
+    stored = tuple(made.facts["layers"])
+    missing = sorted(set(probing.layers or ()) - set(stored))
+    if missing:
+        raise InputError(
+            f"Layer {missing[0]} is to be probed; {activations} has {', '.join(map(str, stored))}.",
+            remedy="Edit probing.layers, or extract it.",
+        )
+    return stored if probing.layers is None else probing.layers
 
 
 def runs_table(run: PlannedRun, dataset: Manifest, activations: Manifest) -> pa.Table:
@@ -130,7 +144,7 @@ def runs_table(run: PlannedRun, dataset: Manifest, activations: Manifest) -> pa.
         "probing_digest": config.digest(run.probing, version=config.PROBING_VERSION),
         "hook": facts["hook"],
         "pooling": facts["pooling"],
-        "layers": list(facts["layers"]),
+        "layers": list(run.layers),
         "n_neurons": max(facts["n_neurons_by_layer"]),
         "n_rows": facts["n_rows"],
         "n_sequences": facts["n_sequences"],

@@ -6,6 +6,7 @@ that keep other processes with the same data folder from the same run.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from sparse_probing.runs import finishing
@@ -23,9 +24,10 @@ def probe_layer(root: Location, run: PlannedRun, layer: int) -> str:
     """Score every neuron of a layer on every feature, and fit the study's probes; returns the name of the run's part."""
     part = results.layer_part(layer)
     if not results.is_part_done(root, run.run_id, part):
+        started = time.perf_counter()
         matrix = read_layer(root / run.activations, layer)
         tables = layer_tables(run_inputs(root, run), matrix)
-        results.write_part(root, run.run_id, part, tables)
+        results.write_part(root, run.run_id, part, tables, seconds=time.perf_counter() - started)
         keep_summary(root, run, layer, finishing.summarise(tables["neuron_scores"], tables["probe_fits"]))
     return part
 
@@ -43,14 +45,19 @@ def probe_best_layer(root: Location, run: PlannedRun, layer: int, features: Sequ
     """Fit the costlier methods for the features that do best on this layer; returns the name of the run's part."""
     part = results.best_part(layer)
     if not results.is_part_done(root, run.run_id, part):
+        started = time.perf_counter()
         matrix = read_layer(root / run.activations, layer)
-        results.write_part(root, run.run_id, part, best_layer_tables(run_inputs(root, run), matrix, features))
+        tables = best_layer_tables(run_inputs(root, run), matrix, features)
+        results.write_part(root, run.run_id, part, tables, seconds=time.perf_counter() - started)
     return part
 
 
 def finish_run(root: Location, run: PlannedRun, best_parts: Sequence[str]) -> str:
     """Put the layers together, correct for the number of tests, and write the run's result tables; returns its id."""
     if not results.is_finished(root, run.run_id):
+        started = time.perf_counter()
+        parts = [*map(results.layer_part, run.layers), *best_parts]
+        of_parts = results.part_seconds(root, run.run_id, parts)
         dataset, activations = read_manifest(root / run.dataset), read_manifest(root / run.activations)
         labels = run_labels(root, run)
         summaries = layer_summaries(root, run)
@@ -61,6 +68,13 @@ def finish_run(root: Location, run: PlannedRun, best_parts: Sequence[str]) -> st
             "runs": [runs_table(run, dataset, activations)],
         }
         digest = run_digest(run.probing, dataset_digest=dataset.digest, activations_digest=activations.digest)
-        results.write_run(root, run.run_id, tables, spec=run.probing.model_dump(mode="json"), digest=digest)
+        results.write_run(
+            root,
+            run.run_id,
+            tables,
+            spec=run.probing.model_dump(mode="json"),
+            digest=digest,
+            seconds=lambda: None if of_parts is None else of_parts + time.perf_counter() - started,
+        )
     forget_inputs(root, run)
     return run.run_id

@@ -1,8 +1,9 @@
 """Locations: paths on any filesystem that pyarrow opens, with atomic writes.
 
-A file is either absent or whole: it is written under a temporary name and renamed. On a local disk a file that was
-written durably survives a power failure: its bytes, and then its name, are on the disk before the call returns. This module
-handles bytes and names only.
+A file is either absent or whole. On a disk it is written under a temporary name and renamed; one that was written durably
+survives a power failure: its bytes, and then its name, are on the disk before the call returns. An object store shows an
+object once all of it has arrived, so there it is written at once, without folders or temporary names (`object_stores`).
+This module handles bytes and names only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow.fs as pafs
 
 from sparse_probing.credentials import shown_uri
 from sparse_probing.errors import ArtifactError, DamageError, InputError
+from sparse_probing.store import object_stores
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -31,8 +33,13 @@ class Location:
     path: str
 
     @classmethod
-    def open(cls, uri: str | os.PathLike[str]) -> Location:
+    def open(cls, uri: str | os.PathLike[str], *, patient: bool = True) -> Location:
         """Open a local path or a URI (``file``, ``s3``, ``gs``, …).
+
+        Parameters
+        ----------
+        patient:
+            Repeat requests that an object store refuses or does not answer for some minutes, not seconds.
 
         Raises
         ------
@@ -43,7 +50,7 @@ class Location:
         if "://" not in text:
             return cls(pafs.LocalFileSystem(), str(Path(text).expanduser().resolve()))
         try:
-            filesystem, path = pafs.FileSystem.from_uri(text)
+            filesystem, path = object_stores.opened(text, patient=patient)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             # Not from the error: its text, which may hold credentials, would be in every log.
             raise InputError(
@@ -68,6 +75,15 @@ class Location:
         """Whether this is on the local filesystem."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
+    @property
+    def is_object_store(self) -> bool:
+        """Whether this is on a store without folders, where a file appears in one step."""
+        return self.filesystem.type_name in object_stores.TYPES
+
+    @property
+    def _kept(self) -> object_stores.KeptObjects | None:
+        return self.filesystem.kept if isinstance(self.filesystem, object_stores.S3Store) else None
+
     def exists(self) -> bool:
         """Whether a file or folder is there."""
         return bool(self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound)
@@ -89,6 +105,29 @@ class Location:
             if not child.name.startswith(TEMPORARY_PREFIX):
                 yield child
 
+    def inside(self) -> dict[str, pafs.FileInfo]:
+        """Every file below this folder, by its path relative to it; empty where there is no such folder."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        found = self.filesystem.get_file_info(selector)
+        files = {info.path[len(self.path) + 1 :]: info for info in found if info.type == pafs.FileType.File}
+        if self._kept is not None:
+            self._kept.compare(self.path, files)
+        return files
+
+    def find_bytes(self) -> bytes | None:
+        """The whole file; None if it is not there. Of S3, a small object that this process read or wrote is not read again."""
+        kept = self._kept.get(self.path) if self._kept is not None else None
+        if kept is not None:
+            return kept
+        try:
+            with self.filesystem.open_input_file(self.path) as stream:
+                data = bytes(stream.read())
+        except FileNotFoundError:
+            return None
+        if self._kept is not None:
+            self._kept.keep(self.path, data)
+        return data
+
     def read_bytes(self) -> bytes:
         """The whole file.
 
@@ -97,14 +136,13 @@ class Location:
         DamageError
             If it is not there.
         """
-        try:
-            with self.filesystem.open_input_file(self.path) as stream:
-                return bytes(stream.read())
-        except FileNotFoundError as error:
-            raise DamageError(f"{self.path} is missing.", path=self.path) from error
+        data = self.find_bytes()
+        if data is None:
+            raise DamageError(f"{self.path} is missing.", path=self.path)
+        return data
 
     def write_bytes(self, data: bytes | pa.Buffer, *, durable: bool = True) -> None:
-        """Write the file atomically: under a temporary name, then renamed over whatever was there.
+        """Write the file atomically, over whatever was there.
 
         Parameters
         ----------
@@ -116,6 +154,16 @@ class Location:
         ArtifactError
             If it cannot be written; what was there is as it was.
         """
+        if self.is_object_store:
+            self.forget_kept()
+            try:
+                with self.filesystem.open_output_stream(self.path) as stream:
+                    stream.write(data)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            if self._kept is not None:
+                self._kept.keep(self.path, data)
+            return
         parent, _, name = self.path.rpartition("/")
         temporary = f"{parent}/{TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}"
         try:
@@ -169,11 +217,13 @@ class Location:
         ArtifactError
             If the file cannot be written.
         """
-        if self.exists():
-            return self.read_bytes().decode()
+        kept = self.find_bytes()
+        if kept is not None:
+            return kept.decode()
         text = decide()
         if not self.is_local:
             self.write_bytes(text.encode())
+            self.forget_kept()
             return self.read_bytes().decode()
         path = Path(self.path)
         temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
@@ -198,8 +248,17 @@ class Location:
             temporary.unlink(missing_ok=True)
         return self.read_bytes().decode()
 
+    def forget_kept(self) -> None:
+        """Read this file, or those in this folder, from the store the next time."""
+        if self._kept is not None:
+            self._kept.forget(self.path)
+
     def delete(self) -> None:
-        """Remove the file, or the folder with all it holds; nothing happens if it is not there."""
+        """Remove the file, or the folder with all it holds; nothing happens if it is not there.
+
+        pyarrow leaves an empty object on S3 that stands for the folder above.
+        """
+        self.forget_kept()
         kind = self.filesystem.get_file_info(self.path).type
         if kind == pafs.FileType.Directory:
             self.filesystem.delete_dir(self.path)

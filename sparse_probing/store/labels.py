@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,20 @@ class LabelMatrix:
     split: NDArray[np.int8]
     groups: NDArray[np.int64]
     token_ids: NDArray[np.int64]
+
+    def only(self, features: Collection[str]) -> LabelMatrix:
+        """The same rows with some of the features; names that there are none of are left out."""
+        kept = [place for place, name in enumerate(self.features) if name in features]
+        targets = [place for place, name in enumerate(self.regression_features) if name in features]
+        return replace(
+            self,
+            features=tuple(self.features[place] for place in kept),
+            levels=tuple(self.levels[place] for place in kept),
+            labels=np.ascontiguousarray(self.labels[:, kept]),
+            regression_features=tuple(self.regression_features[place] for place in targets),
+            regression_levels=tuple(self.regression_levels[place] for place in targets),
+            targets=self.targets[:, targets],
+        )
 
 
 def row_keys(table: pa.Table) -> NDArray[np.int64]:

@@ -7,7 +7,8 @@ the same run always leaves the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 
 import pyarrow as pa
 
@@ -15,7 +16,7 @@ from sparse_probing.errors import DamageError
 from sparse_probing.schemas import FIT_TIMES, RESULT_KINDS, TABLES, fragment
 from sparse_probing.schemas import PART_KINDS as PART_KINDS
 from sparse_probing.store.filesystem import Location
-from sparse_probing.store.manifests import MANIFEST_NAME, FileEntry, file_digest, read_manifest, write_manifest
+from sparse_probing.store.manifests import MANIFEST_NAME, FileEntry, read_made, read_manifest, write_manifest
 from sparse_probing.store.parquet import read_table, write_table
 from sparse_probing.store.soundness import is_whole
 
@@ -40,8 +41,8 @@ def is_finished(root: Location, run_id: str) -> bool:
 
 def fragment_digests(root: Location, run_id: str) -> dict[str, str]:
     """SHA-256 of the manifest of each fragment that a run has, by kind."""
-    manifests = {kind: run_folder(root, kind, run_id) / MANIFEST_NAME for kind in RESULT_KINDS}
-    return {kind: file_digest(manifest) for kind, manifest in manifests.items() if manifest.exists()}
+    found = {kind: (run_folder(root, kind, run_id) / MANIFEST_NAME).find_bytes() for kind in RESULT_KINDS}
+    return {kind: hashlib.sha256(data).hexdigest() for kind, data in found.items() if data is not None}
 
 
 def layer_part(layer: int) -> str:
@@ -69,11 +70,28 @@ def is_part_done(root: Location, run_id: str, part: str) -> bool:
     return is_whole(part_folder(root, run_id, part))
 
 
-def write_part(root: Location, run_id: str, part: str, tables: Mapping[str, pa.Table]) -> None:
-    """Keep the results of one part of a run; its manifest is written last."""
+def write_part(
+    root: Location, run_id: str, part: str, tables: Mapping[str, pa.Table], *, seconds: float | None = None
+) -> None:
+    """Keep the results of one part of a run, and how long they took; its manifest is written last."""
     folder = part_folder(root, run_id, part)
     entries = {f"{kind}.parquet": _write(folder, f"{kind}.parquet", kind, table) for kind, table in tables.items()}
-    write_manifest(folder, kind="results/part", digest=run_id, spec={}, files=entries, facts={"part": part})
+    write_manifest(
+        folder,
+        kind="results/part",
+        digest=run_id,
+        spec={},
+        files=entries,
+        facts={"part": part},
+        made={"seconds": seconds},
+    )
+
+
+def part_seconds(root: Location, run_id: str, parts: Iterable[str]) -> float | None:
+    """How long parts of a run took in all; None where that is not known of each."""
+    found = [read_made(part_folder(root, run_id, part)).seconds for part in parts]
+    known = [seconds for seconds in found if seconds is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def read_part(root: Location, run_id: str, part: str, kind: str, *, columns: list[str] | None = None) -> pa.Table:
@@ -106,26 +124,44 @@ def write_run(
     *,
     spec: Mapping[str, object],
     digest: str,
+    seconds: Callable[[], float | None] = lambda: None,
 ) -> None:
     """Finish a run: one artifact a kind, `runs` last; then forget its parts.
 
-    Tables may come one by one: one at a time is held in memory.
+    Tables may come one by one: one at a time is held in memory. `seconds`, asked when all others are written, is how long the
+    run took.
     """
     for kind in RESULT_KINDS:
-        write_fragment(root, kind, run_id, tables[kind], spec=spec, digest=digest)
+        took = seconds() if kind == "runs" else None
+        write_fragment(root, kind, run_id, tables[kind], spec=spec, digest=digest, seconds=took)
     running_folder(root, run_id).delete()
 
 
 def write_fragment(
-    root: Location, kind: str, run_id: str, tables: Iterable[pa.Table], *, spec: Mapping[str, object], digest: str
+    root: Location,
+    kind: str,
+    run_id: str,
+    tables: Iterable[pa.Table],
+    *,
+    spec: Mapping[str, object],
+    digest: str,
+    seconds: float | None = None,
 ) -> None:
-    """Write what a run has of one kind, a file a table."""
+    """Write what a run has of one kind, a file a table; `seconds` are those of the whole run."""
     folder = run_folder(root, kind, run_id)
     entries: dict[str, FileEntry] = {}
     for number, table in enumerate(tables):
         name = f"part-{number:05d}.parquet"
         entries[name] = _write(folder, name, kind, table)
-    write_manifest(folder, kind=f"results/{kind}", digest=digest, spec=spec, files=entries, facts={"run_id": run_id})
+    write_manifest(
+        folder,
+        kind=f"results/{kind}",
+        digest=digest,
+        spec=spec,
+        files=entries,
+        facts={"run_id": run_id},
+        made={} if seconds is None else {"seconds": seconds},
+    )
 
 
 def with_times(folder: Location, name: str, kind: str, table: pa.Table) -> pa.Table:

@@ -6,17 +6,20 @@ are in `reads`.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import duckdb
 
 from sparse_probing.errors import InputError
+from sparse_probing.warehouse import catalog
 from sparse_probing.warehouse.connection import one_line
 
 BATCH_ROWS = 2048
@@ -105,6 +108,8 @@ def ask(
     watch = _Watch(cursor, limits, end)
     try:
         with _memory(con, limits), _told(limits, watch):
+            if _open_score_files(cursor):
+                _refuse_copies(cursor, statement)
             for setting in ("timezone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false"):
                 cursor.execute(f"set {setting}")
             with watch.running():
@@ -206,6 +211,11 @@ def _told(limits: Limits | None, watch: _Watch) -> Iterator[None]:
         text = str(error)
         if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
             raise _too_large(limits) from error
+        if isinstance(error, duckdb.IOException) and "No files found" in text:
+            raise InputError(
+                "The files of neuron_scores are not where the database looks for them: the data folder was moved, or they were deleted.",
+                remedy="Publish the results again: sparse-probing repair",
+            ) from error
         if isinstance(error, duckdb.IOException):
             raise InputError(
                 f"The query cannot put on disk what does not fit in memory: {one_line(error)}.",
@@ -243,6 +253,32 @@ def _only_query(con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
             remedy="Ask with select, from, describe, summarize, pivot or explain.",
         )
     return statements[0]
+
+
+def _open_score_files(cursor: duckdb.DuckDBPyConnection) -> bool:
+    """Leave the folder of scores that are read from their fragments open, as the rest is closed; whether there is one."""
+    known = cursor.execute(
+        "select 1 from duckdb_tables() where table_name = 'score_files' and not internal and not temporary"
+    ).fetchall()
+    found = cursor.execute("select path from score_files").fetchall() if known else []
+    if found and cursor.execute("select current_setting('enable_external_access')").fetchall()[0][0]:
+        folders = sorted({str(PurePath(path).parents[1]) for (path,) in found})
+        cursor.execute(f"set allowed_directories = [{', '.join(map(catalog.quoted, folders))}]")
+    return bool(found)
+
+
+def _refuse_copies(cursor: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> None:
+    """Refuse what would write to the folder that is open: DuckDB knows no folder that is open for reading alone."""
+    if re.search(r"\b(copy|export)\b", statement.query, re.IGNORECASE) is None:
+        return
+    # The words may be part of a text or a name; of other kinds of statements a part runs when they are explained.
+    if statement.type.name == "SELECT":
+        ((_, plan),) = cursor.execute(f"explain (format json) {statement.query}").fetchall()
+        if not any("COPY" in name or "EXPORT" in name for name in re.findall(r'"name": "(\w+)"', plan)):
+            return
+    raise InputError(
+        "Found a copy to a file; the published results are read-only.", remedy="Ask without copy and export."
+    )
 
 
 def refused(error: duckdb.Error) -> InputError:

@@ -76,6 +76,8 @@ def compare(working: Path, intervals: Intervals) -> int:
     with writing(working):
         connection, _ = open_usable(working)
         try:
+            # Listing them asks every view of rankings and checkpoints: once.
+            connection.execute(f"create temp table listed_pairs as select {_KEY} from pairs_to_compare")
             pairs = _wanted(connection)
             rows: list[tuple[Any, ...]] = []
             for _, block in groupby(pairs, key=lambda pair: (pair.run_id, pair.feature, pair.metric, pair.probe_id)):
@@ -86,9 +88,7 @@ def compare(working: Path, intervals: Intervals) -> int:
             connection.register("compared", table)
             connection.begin()
             try:
-                connection.execute(
-                    f"delete from comparisons where ({_KEY}) not in (select {_KEY} from pairs_to_compare)"
-                )
+                connection.execute(f"delete from comparisons where ({_KEY}) not in (select {_KEY} from listed_pairs)")
                 connection.execute(f"insert into comparisons select {', '.join(COMPARISONS.names)} from compared")
                 connection.commit()
             except BaseException:
@@ -103,7 +103,7 @@ def _wanted(connection: duckdb.DuckDBPyConnection) -> list[_Pair]:
     """Pairs that are listed, not compared yet, and have predictions."""
     found = connection.execute(
         f"""
-        select {_KEY} from pairs_to_compare as pairs
+        select {_KEY} from listed_pairs as pairs
         where ({_KEY}) not in (select {_KEY} from comparisons)
             and (run_id, feature, probe_id) in (select run_id, feature, probe_id from test_predictions)
             and (other_run_id, feature, other_probe_id) in (select run_id, feature, probe_id from test_predictions)

@@ -14,6 +14,7 @@ import duckdb
 
 from sparse_probing.errors import ArtifactError, InputError
 from sparse_probing.settings import load_settings
+from sparse_probing.warehouse.shared import latest_snapshot
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -33,7 +34,7 @@ def connect(path: str | Path | None = None) -> duckdb.DuckDBPyConnection:
     Parameters
     ----------
     path:
-        The snapshot; `Settings.snapshot_path` if absent.
+        The snapshot; the newest one of the environment's data folder if absent (`shared.latest_snapshot`).
 
     Raises
     ------
@@ -47,7 +48,7 @@ def connect(path: str | Path | None = None) -> duckdb.DuckDBPyConnection:
     >>> with connect() as results:
     ...     best = results.sql("select feature, layer, neuron, test_mcc from best_neuron_per_feature").fetchall()
     """
-    snapshot = Path(path) if path is not None else load_settings().snapshot_path
+    snapshot = Path(path) if path is not None else latest_snapshot(load_settings())
     if not snapshot.is_file():
         raise InputError(
             f"No published results at {snapshot}.",

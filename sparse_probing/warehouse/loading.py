@@ -7,26 +7,32 @@ A fragment is a finished artifact folder ``results/<kind>/<run_id>/`` whose Parq
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from sparse_probing import schemas
-from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec, Spec, canonical_json
 from sparse_probing.errors import ArtifactError, DamageError, InputError
+from sparse_probing.settings import MOST_SCORES
 from sparse_probing.store import results
 from sparse_probing.store.filesystem import Location, sync
-from sparse_probing.store.manifests import MANIFEST_NAME, Manifest, file_digest, read_made, read_manifest
+from sparse_probing.store.manifests import MANIFEST_NAME, Manifest, read_made, read_manifest
 from sparse_probing.store.parquet import read_table
+from sparse_probing.warehouse import catalog, lineage, score_files
 from sparse_probing.warehouse.connection import log_path, one_line
+from sparse_probing.warehouse.identities import write_identities
 from sparse_probing.warehouse.published import record_publication
 from sparse_probing.warehouse.working import copy_verified, discard, open_usable, temporary_beside, writing
+
+# Manifests read side by side: an object store answers in some ten milliseconds.
+_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,9 @@ class _Fragment:
     digest: str
 
 
-def load_results(working: Path, root: Location, *, snapshot: Path | None = None) -> LoadReport:
+def load_results(
+    working: Path, root: Location, *, snapshot: Path | None = None, most_scores: int = MOST_SCORES
+) -> LoadReport:
     """Merge every finished run that is not loaded yet into the working database.
 
     A run with a new or changed fragment is replaced as a whole, in one transaction; runs whose fragments are gone stay,
@@ -79,6 +87,9 @@ def load_results(working: Path, root: Location, *, snapshot: Path | None = None)
         The data folder; fragments lie under ``results/<kind>/<run_id>/``.
     snapshot:
         What was published, if anything was.
+    most_scores:
+        Rows of neuron_scores in the database. With more, all but the shortlisted stay in their fragments, where the data
+        folder is local (`score_files`).
 
     Raises
     ------
@@ -88,10 +99,10 @@ def load_results(working: Path, root: Location, *, snapshot: Path | None = None)
         If the working database turns out to be damaged; `path` is its own.
     """
     with writing(working):
-        return _load(working, root, snapshot)
+        return _load(working, root, snapshot, most_scores)
 
 
-def _load(working: Path, root: Location, snapshot: Path | None) -> LoadReport:
+def _load(working: Path, root: Location, snapshot: Path | None, most_scores: int) -> LoadReport:
     connection, moved = open_usable(working, snapshot)
     try:
         known = {
@@ -104,7 +115,8 @@ def _load(working: Path, root: Location, snapshot: Path | None) -> LoadReport:
         left_out: dict[str, ArtifactError] = {}
         n_rows = dict.fromkeys(schemas.TABLES, 0)
         n_fragments = n_unchanged = 0
-        for run_id, fragments in _find_fragments(root).items():
+        found = _find_fragments(root)
+        for run_id, fragments in found.items():
             present = {(fragment.kind, run_id): fragment.digest for fragment in fragments}
             if present == {key: digest for key, digest in known.items() if key[1] == run_id}:
                 n_unchanged += len(fragments)
@@ -118,7 +130,10 @@ def _load(working: Path, root: Location, snapshot: Path | None) -> LoadReport:
             n_fragments += len(fragments)
             for kind, count in counts.items():
                 n_rows[kind] += count
-        _write_identities(connection)
+            _keep_few_scores(connection, root, found, most_scores)
+        score_files.refresh(connection, root)
+        write_identities(connection)
+        lineage.record_artifacts(connection, root, loaded)
     finally:
         connection.close()
     return LoadReport(tuple(loaded), n_fragments, n_unchanged, n_rows, left_out, moved)
@@ -212,14 +227,42 @@ def _write_threshold(working: Path, collection: str, metric: str, threshold: flo
 def _find_fragments(root: Location) -> dict[str, list[_Fragment]]:
     """The fragments of every run that says it is finished; folders without a manifest are left alone."""
     runs: dict[str, list[_Fragment]] = {}
-    for kind in schemas.RESULT_KINDS:
-        for folder in (root / "results" / kind).children():
-            manifest = folder / MANIFEST_NAME
-            if manifest.exists():
-                digest = file_digest(manifest)
-                runs.setdefault(folder.name, []).append(_Fragment(kind, folder.name, folder, digest))
+    folders = [(kind, folder) for kind in schemas.RESULT_KINDS for folder in (root / "results" / kind).children()]
+    with ThreadPoolExecutor(_READERS) as pool:
+        manifests = list(pool.map(lambda found: (found[1] / MANIFEST_NAME).find_bytes(), folders))
+    for (kind, folder), data in zip(folders, manifests, strict=True):
+        if data is not None:
+            digest = hashlib.sha256(data).hexdigest()
+            runs.setdefault(folder.name, []).append(_Fragment(kind, folder.name, folder, digest))
     # A run's `runs` fragment is written last: without it the run is still being written.
     return {run_id: runs[run_id] for run_id in sorted(runs) if any(one.kind == "runs" for one in runs[run_id])}
+
+
+def _keep_few_scores(
+    connection: duckdb.DuckDBPyConnection, root: Location, found: Mapping[str, Sequence[_Fragment]], most_scores: int
+) -> None:
+    """Leave scores to their fragments, once the database holds more than it should."""
+    if catalog.stored_name(connection, score_files.KIND) != score_files.KIND or not score_files.can_be_outside(root):
+        return
+    if score_files.n_rows_inside(connection) <= most_scores:
+        return
+    loaded = dict(
+        connection.execute(
+            "select run_id, manifest_digest from loaded_fragments where kind = ?", [score_files.KIND]
+        ).fetchall()
+    )
+    outside = [
+        run_id
+        for run_id, fragments in found.items()
+        for fragment in fragments
+        if fragment.kind == score_files.KIND and loaded.get(run_id) == fragment.digest and _is_todays(fragment)
+    ]
+    score_files.move_outside(connection, outside)
+
+
+def _is_todays(fragment: _Fragment) -> bool:
+    names = read_manifest(fragment.folder).files
+    return all(score_files.fits(pq.read_schema((fragment.folder / name).path)) for name in names)
 
 
 def _replace_run(connection: duckdb.DuckDBPyConnection, run_id: str, fragments: Sequence[_Fragment]) -> dict[str, int]:
@@ -232,7 +275,7 @@ def _replace_run(connection: duckdb.DuckDBPyConnection, run_id: str, fragments: 
     connection.begin()
     try:
         for kind in (*schemas.TABLES, "loaded_fragments"):
-            connection.execute(f"delete from {kind} where run_id = ?", [run_id])
+            connection.execute(f"delete from {catalog.stored_name(connection, kind)} where run_id = ?", [run_id])
         connection.execute("delete from comparisons where other_run_id = ?", [run_id])
         for fragment in fragments:
             counts[fragment.kind] = _insert_fragment(connection, fragment)
@@ -248,8 +291,10 @@ def _replace_run(connection: duckdb.DuckDBPyConnection, run_id: str, fragments: 
     return counts
 
 
-def forget_runs(working: Path, run_ids: Sequence[str]) -> None:
+def forget_runs(working: Path, run_ids: Sequence[str], *, snapshot: Path | None = None) -> None:
     """Delete what the working database holds of runs. Publish afterwards; their fragments would be loaded again.
+
+    A working database that is gone is made from the snapshot first, as by `load_results`.
 
     Raises
     ------
@@ -257,74 +302,18 @@ def forget_runs(working: Path, run_ids: Sequence[str]) -> None:
         As `load_results`.
     """
     with writing(working):
-        connection, _ = open_usable(working)
+        connection, _ = open_usable(working, snapshot)
         try:
             connection.begin()
-            for table in (*schemas.TABLES, "loaded_fragments", "run_identities"):
-                connection.execute(f"delete from {table} where list_contains(?, run_id)", [list(run_ids)])
+            for table in (*schemas.TABLES, "loaded_fragments", "run_identities", "score_files"):
+                name = catalog.stored_name(connection, table)
+                connection.execute(f"delete from {name} where list_contains(?, run_id)", [list(run_ids)])
             connection.execute("delete from comparisons where list_contains(?, other_run_id)", [list(run_ids)])
+            catalog.create_scores_view(connection)
+            lineage.forget_unused(connection)
             connection.commit()
         finally:
             connection.close()
-
-
-def _write_identities(connection: duckdb.DuckDBPyConnection) -> None:
-    """What each run answers, by its specs as this version reads them."""
-    found = connection.execute(
-        "select run_id, spec, weights_digest, model_dtype, attention, hook, pooling from runs order by run_id"
-    ).fetchall()
-    identities = pa.table(
-        {
-            "run_id": pa.array([run_id for run_id, *_ in found], pa.string()),
-            "identity": pa.array([run_identity(spec, *others) for _, spec, *others in found], pa.string()),
-        }
-    )
-    connection.begin()
-    connection.register("identities", identities)
-    try:
-        connection.execute("delete from run_identities")
-        connection.execute("insert into run_identities (run_id, identity) select run_id, identity from identities")
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
-    finally:
-        connection.unregister("identities")
-
-
-_SPECS: dict[str, type[Spec]] = {
-    "model": ModelSpec,
-    "collection": CollectionSpec,
-    "probing": ProbingSpec,
-    "extraction": ExtractionSpec,
-}
-
-
-def run_identity(spec: str, *others: str) -> str:
-    """SHA-256 (hex) of what a run answers: equal for two runs that differ in versions alone, or in the text behind a spec.
-
-    Parameters
-    ----------
-    spec:
-        JSON of the run's model, collection, probing and extraction specs, as its version wrote them.
-    others:
-        What else tells runs apart: weights, precision, hook.
-    """
-    try:
-        found = json.loads(spec)
-        read = {name: _as_read_today(kind, found[name]) for name, kind in _SPECS.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        read = {"spec": spec}
-    return hashlib.sha256(canonical_json([read, *others]).encode()).hexdigest()
-
-
-def _as_read_today(kind: type[Spec], found: Mapping[str, object]) -> object:
-    """A spec of another version with today's fields and defaults; unchanged where its values do not fit today's fields."""
-    known = {name: value for name, value in found.items() if name in kind.model_fields}
-    try:
-        return kind.model_validate(known).model_dump(mode="json")
-    except ValueError:
-        return dict(found)
 
 
 def _insert_fragment(connection: duckdb.DuckDBPyConnection, fragment: _Fragment) -> int:
@@ -334,12 +323,15 @@ def _insert_fragment(connection: duckdb.DuckDBPyConnection, fragment: _Fragment)
         location = fragment.folder / MANIFEST_NAME
         raise DamageError(f"{location} is of run {stated!r}; its folder says {fragment.run_id!r}.", path=location.path)
     columns = ", ".join(schemas.TABLES[fragment.kind].names)
+    stored = catalog.stored_name(connection, fragment.kind)
+    outside = stored != fragment.kind and _is_todays(fragment)
+    condition = " where shortlisted" if outside else ""
     n_rows = 0
     for name in manifest.files:
         table = _read_verified(fragment, manifest, name)
         connection.register("fragment_rows", table)
         try:
-            connection.execute(f"insert into {fragment.kind} ({columns}) select {columns} from fragment_rows")
+            connection.execute(f"insert into {stored} ({columns}) select {columns} from fragment_rows{condition}")
         finally:
             connection.unregister("fragment_rows")
         n_rows += table.num_rows

@@ -14,7 +14,7 @@ import duckdb
 
 from sparse_probing.errors import InputError
 from sparse_probing.store.filesystem import Location
-from sparse_probing.warehouse import catalog
+from sparse_probing.warehouse import catalog, score_files
 from sparse_probing.warehouse.connection import connect
 
 RECORD_NAME = "published.json"
@@ -27,7 +27,7 @@ class PublishedRuns:
     Attributes
     ----------
     is_of_this_version:
-        Whether its views are those of this version of the package.
+        Whether its views are those of this version of the package, and the files that they read are there.
     fragments:
         SHA-256 of the manifest of each fragment that was loaded, by run and kind.
     checked:
@@ -77,6 +77,14 @@ def published_runs(snapshot: Path, run_ids: Sequence[str]) -> PublishedRuns | No
         return None
 
 
+def lacks_runs(snapshot: Path, root: Location) -> bool:
+    """Whether the data folder has finished runs that a snapshot does not hold, by one list of their names."""
+    with connect(snapshot) as connection:
+        loaded = connection.execute("select distinct run_id from loaded_fragments").fetchall()
+    known = {run_id for (run_id,) in loaded}
+    return any(folder.name not in known for folder in (root / "results" / "runs").children())
+
+
 def _of_runs(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> PublishedRuns:
     fragments: dict[str, dict[str, str]] = {}
     for run_id, kind, digest in connection.execute(
@@ -94,7 +102,7 @@ def _of_runs(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> Publi
         [run_ids],
     ).fetchall()
     return PublishedRuns(
-        is_of_this_version=catalog.has_todays_views(connection),
+        is_of_this_version=catalog.has_todays_views(connection) and score_files.are_there(connection),
         fragments=fragments,
         checked=frozenset(run_id for (run_id,) in checked),
         failed_checks=tuple(f"{name}: {count} violation(s), first: {detail}" for name, count, detail in failed),

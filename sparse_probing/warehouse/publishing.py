@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from sparse_probing.errors import DamageError
+from sparse_probing.settings import MOST_SCORES
 from sparse_probing.store.filesystem import Location
 from sparse_probing.store.locks import Say, held
-from sparse_probing.warehouse import checks, comparing, connection, loading, working
+from sparse_probing.warehouse import checks, comparing, connection, lineage, loading, published, shared, working
 from sparse_probing.warehouse.checks import CheckResult
 from sparse_probing.warehouse.comparing import Intervals
 from sparse_probing.warehouse.loading import LoadReport
@@ -36,6 +37,8 @@ class Publisher:
         Computes the intervals of differences (`runs.comparing.intervals`).
     say:
         Told which process is waited for, and every warning.
+    most_scores:
+        As `settings.Settings` has it.
     """
 
     root: Location
@@ -43,6 +46,7 @@ class Publisher:
     snapshot: Path
     intervals: Intervals
     say: Say
+    most_scores: int = MOST_SCORES
 
     def load(self, run_ids: Sequence[str] = ()) -> LoadReport:
         """Merge every finished run into the working database and compute the intervals of differences.
@@ -63,13 +67,17 @@ class Publisher:
         return self._alone(lambda: self._check(run_ids))
 
     def publish(self) -> Path:
-        """Replace the snapshot by a copy of the working database; returns its path."""
+        """Replace the snapshot by a copy of the working database, also beside the artifacts; returns its path on this machine."""
         self._alone(self._publish)
         return self.snapshot
 
     def forget(self, run_ids: Sequence[str]) -> None:
         """Take runs out of the working database; they come back with the next load unless their fragments go."""
-        self._alone(lambda: loading.forget_runs(self.working, run_ids))
+        self._alone(lambda: loading.forget_runs(self.working, run_ids, snapshot=self.snapshot))
+
+    def look_again(self) -> None:
+        """Find out anew which artifacts that runs were made from are there, as after some were freed."""
+        self._alone(lambda: lineage.look_again(self.working, self.root, snapshot=self.snapshot))
 
     def _alone(self, act: Callable[[], Answer]) -> Answer:
         with held(self.working.with_name(f"{self.working.name}.lock"), what="the results database", say=self.say):
@@ -86,7 +94,7 @@ class Publisher:
                 return act()
 
     def _load(self) -> LoadReport:
-        report = loading.load_results(self.working, self.root, snapshot=self.snapshot)
+        report = loading.load_results(self.working, self.root, snapshot=self.snapshot, most_scores=self.most_scores)
         comparing.compare(self.working, self.intervals)
         if report.rebuilt_from is not None:
             self.say(
@@ -109,3 +117,10 @@ class Publisher:
                 f"Warning: someone wrote to {self.snapshot}; what they wrote is gone, with the log {removed.name} that "
                 "they left. Open it read-only; keep tables of your own in another file and attach this one."
             )
+        if shared.upload(self.snapshot, self.root, self.snapshot.parent) is None:
+            return
+        # What other machines finished meanwhile: the one that uploads last has it all.
+        while published.lacks_runs(self.snapshot, self.root) and self._load().n_fragments:
+            self._check(())
+            loading.publish(self.working, self.snapshot)
+            shared.upload(self.snapshot, self.root, self.snapshot.parent)

@@ -141,6 +141,27 @@ class Check:
     detail: str | None
 
 
+@dataclass(frozen=True)
+class ArtifactCost:
+    """What the artifacts of one kind cost that runs were made from, from view `lineage`; each counts once.
+
+    Attributes
+    ----------
+    kind:
+        ``dataset``, ``activations`` or ``run``.
+    n_artifacts, n_timed:
+        How many there are, and of how many it is known how long they took.
+    bytes, seconds:
+        Sums over those of which they are known; None where they are known of none.
+    """
+
+    kind: str
+    n_artifacts: int
+    n_timed: int
+    bytes: int | None
+    seconds: float | None
+
+
 def runs(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[Run]:
     """All runs that none supersedes, or of the given ones, by model, revision, collection and age."""
     found = _rows(con, Run, "named_runs", run_ids, "model, revision, collection, created_at, run_id")
@@ -180,6 +201,19 @@ def checks(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None)
     return _rows(con, Check, "validation_checks", run_ids, order)
 
 
+def artifact_costs(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> list[ArtifactCost]:
+    """Bytes and seconds of everything that runs were made from, by kind, in the order of the work."""
+    found = _select(con, "distinct kind, path, bytes, seconds", "lineage", run_ids, "kind, path").fetchall()
+    costs = []
+    for kind in ("dataset", "activations", "run"):
+        of_kind = [row for row in found if row[0] == kind]
+        sizes = [size for _, _, size, _ in of_kind if size is not None]
+        seconds = [taken for *_, taken in of_kind if taken is not None]
+        total = sum(seconds) if seconds else None
+        costs.append(ArtifactCost(kind, len(of_kind), len(seconds), sum(sizes) if sizes else None, total))
+    return costs
+
+
 def sparsity_curves(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
     """View `sparsity_curves`, ordered so that each curve's points follow one another."""
     order = "run_id, feature, variant, method, ranking, step, k"
@@ -199,6 +233,11 @@ def baselines(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = No
 def checkpoint_trajectories(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
     """View `checkpoint_trajectories`: best neurons from revision to revision."""
     return _frame(con, "checkpoint_trajectories", run_ids, "series_id, feature, position_in_series")
+
+
+def checkpoint_neurons(con: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """View `checkpoint_neurons`: the neurons that are best at some checkpoint, at every checkpoint."""
+    return _frame(con, "checkpoint_neurons", run_ids, "series_id, feature, layer, neuron, position_in_series")
 
 
 def neuron_lists(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from sparse_probing import schemas
 from sparse_probing.warehouse import catalog
 
-# What view ordered_neurons reads of neuron_scores.
+# What view ordered_neurons reads of scores.
 SCORE_COLUMNS = ("run_id", "feature", "layer", "neuron", "shortlisted", "validation_mcc", "train_mcc", "train_roc_auc")
 _VIEWS = ("121_ordered_neurons.sql", "130_scored_fits.sql", "131_ordered_fits.sql")
 
@@ -32,11 +32,10 @@ def best_layers(features: pa.Table, scores: Iterable[pa.Table], fits: Iterable[p
     """
     with duckdb.connect() as connection:
         catalog.create_tables(connection)
-        # Of the millions of scores a few columns are needed, and the table wants all.
-        connection.execute("drop table neuron_scores")
+        # Of the millions of scores a few columns are needed, and table neuron_scores wants all.
         few = pa.schema([schemas.NEURON_SCORES.field(name) for name in SCORE_COLUMNS])
-        _insert(connection, "create table neuron_scores as", [few.empty_table()], few)
-        _insert(connection, "insert into neuron_scores", _short(scores), few)
+        _insert(connection, f"create table {catalog.KEPT_SCORES} as", [few.empty_table()], few)
+        _insert(connection, f"insert into {catalog.KEPT_SCORES}", _short(scores), few)
         _insert(connection, "insert into features", [features], schemas.FEATURES)
         _insert(connection, "insert into probe_fits", fits, schemas.PROBE_FITS)
         for name in _VIEWS:

@@ -28,7 +28,7 @@ _LEFTOVER_SECONDS = 86_400.0
 # The system's words, in DuckDB's error when a write finds no room.
 _DISK_FULL = os.strerror(errno.ENOSPC)
 # Tables that fragments and checks fill, and those that say what was loaded and what a user decided.
-_CARRIED = (*schemas.TABLES, "loaded_fragments", "interest_thresholds")
+_CARRIED = (*schemas.TABLES, "loaded_fragments", "artifacts", "interest_thresholds", "score_files")
 # Errors of a file; a checksum that differs is of no type of its own.
 _OF_FILES = (
     duckdb.IOException,
@@ -126,12 +126,17 @@ def _taken_over(working: Path, source: Path) -> duckdb.DuckDBPyConnection | None
     try:
         catalog.create_tables(connection)
         catalog.create_views(connection)
-        connection.execute(f"attach {_quoted(source)} as earlier (read_only)")
+        connection.execute(f"attach {catalog.quoted(str(source))} as earlier (read_only)")
         connection.begin()
+        if catalog.stored_name(connection, catalog.SCORES, "earlier") != catalog.SCORES:
+            connection.execute(f"drop view {catalog.KEPT_SCORES}")
+            catalog.create_kept_scores(connection)
+            connection.execute(f"drop table {catalog.SCORES}")
         for table in _CARRIED:
-            _take_over(connection, table)
+            _take_over(connection, catalog.stored_name(connection, table))
         connection.commit()
         connection.execute("detach earlier")
+        catalog.create_views(connection)
         return connection
     except (duckdb.Error, _OtherTablesError) as error:
         with contextlib.suppress(duckdb.Error):
@@ -163,7 +168,7 @@ def _take_over(connection: duckdb.DuckDBPyConnection, table: str) -> None:
         for earlier in (True, False)
     )
     if any(name not in found and not nullable for name, nullable in today.items()):
-        if table == "interest_thresholds" or not found:
+        if table in ("interest_thresholds", "score_files") or not found:
             return
         raise _OtherTablesError(table)
     columns = ", ".join(name for name in today if name in found)
@@ -190,12 +195,16 @@ def discard(database: Path) -> None:
 
 
 def copy_verified(working: Path, to: Path) -> None:
-    """Copy the working database to a new file, row by row: every block is read and compared with its checksum."""
+    """Copy the working database to a new file, row by row: every block is read and compared with its checksum.
+
+    What people ask for most are tables there (`catalog.MATERIALISED`).
+    """
     connection = open_working(working)
     try:
         name = str((connection.execute("select current_database()").fetchall())[0][0])
-        connection.execute(f"attach {_quoted(to)} as published")
+        connection.execute(f"attach {catalog.quoted(str(to))} as published")
         connection.execute(f'copy from database "{name}" to published')
+        catalog.materialise(connection, "published")
         connection.execute("detach published")
     finally:
         connection.close()
@@ -211,11 +220,6 @@ def temporary_beside(path: Path) -> Path:
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
                 leftover.unlink()
     return path.with_name(f"{prefix}{uuid.uuid4().hex[:8]}")
-
-
-def _quoted(path: Path) -> str:
-    # DuckDB takes no parameter here; a path is none of its users' words, and quotes in it are doubled.
-    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _is_full_disk(error: BaseException) -> bool:

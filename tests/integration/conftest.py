@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -69,7 +69,7 @@ def prefect_server(prefect_environment: dict[str, str], tmp_path_factory: pytest
     log = home / "server.log"
     with log.open("w") as stream:
         server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, "-m", "flows.server_process", "--host", "127.0.0.1", "--port", str(port)],
             env=prefect_environment | {"PREFECT_HOME": str(home)},
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -87,17 +87,29 @@ def prefect_server(prefect_environment: dict[str, str], tmp_path_factory: pytest
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+# Prefect homes by folder of the databases: servers of one home share their runs, automations and artifacts.
+HOMES: dict[str, Path] = {}
 
 
 @pytest.fixture(scope="session")
 def cli(prefect_environment: dict[str, str], request: pytest.FixtureRequest) -> Cli:
     """Run the command line in a subprocess; keyword `data` is the data folder.
 
-    Studies use the session's server, unless `server` is False.
+    Studies use the session's server, unless `server` is False. Keyword `more` adds to its environment. A data folder whose
+    services have a Prefect home of their own (`services.services_in`) is used with that.
     """
 
-    def run(*arguments: str, data: Path, timeout: float = 900, server: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = prefect_environment
+    def run(
+        *arguments: str,
+        data: Path | str,
+        more: Mapping[str, str] | None = None,
+        timeout: float = 900,
+        server: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        environment = prefect_environment | dict(more or {})
+        home = HOMES.get(environment.get("SPARSE_PROBING_LOCAL") or str(data))
+        if home is not None:
+            environment["PREFECT_HOME"] = str(home)
         if server and arguments[0] in ("study", "repair"):
             environment = environment | {"PREFECT_API_URL": request.getfixturevalue("prefect_server")}
         return subprocess.run(

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-COPIED = ("sparse_probing", "tasks", "flows", "sql", "tests", "benchmarks", "docs", "pyproject.toml")
+COPIED = ("sparse_probing", "tasks", "flows", "sql", "tests", "examples", "benchmarks", "docs", "pyproject.toml")
 BLOCK = re.compile(
     r"^`(?P<file>[^`]+)`, (?P<how>new|at its end|(?:before|after|in place of) the line that begins with (?P<ticks>`+)"
     r"(?P<anchor>.+?)(?P=ticks)):\n\n```\w*\n(?P<text>.*?)^```$",

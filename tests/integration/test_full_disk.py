@@ -41,7 +41,7 @@ class Disk:
 
     folder: Path
 
-    def allow(self, *, n_bytes: int = 8 << 20, n_files: int = 1000) -> None:
+    def allow(self, *, n_bytes: int = 16 << 20, n_files: int = 1000) -> None:
         """Let it hold so many bytes, and so many files and folders; no fewer than it holds already."""
         assert mount("-o", f"remount,size={n_bytes},nr_inodes={n_files}", str(self.folder)) == ""
 

@@ -77,7 +77,7 @@ def test_the_commands_that_deploy(shell) -> None:
         stopped = shell(f"{activate}\nsparse-probing down")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Completed" in done.stdout
-    assert stopped.stdout.count("not running") == 2
+    assert stopped.stdout.count("not running") == 4
 
 
 @pytest.mark.parametrize("path", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
@@ -97,7 +97,7 @@ def test_every_command_in_the_guides_is_one(path: Path) -> None:
     for command in commands:
         words = shlex.split(command, comments=True)[1:]
         if (
-            words[0] in ("demo", "up", "down", "deploy", "report", "collections", "check", "repair", "gc")
+            words[0] in ("demo", "up", "down", "deploy", "report", "collections", "check", "repair", "gc", "runs")
             or len(words) > 1
         ):
             build_parser().parse_args([re.sub(r"^[IiNn]/[Nn]$", "0/2", word) for word in words])

@@ -7,14 +7,21 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from sparse_probing import run_study
-from sparse_probing.config import load_profile
-from sparse_probing.errors import InputError
+from sparse_probing.config import ModelSpec, load_profile
+from sparse_probing.errors import DataError, InputError
+from sparse_probing.planning import plan_study
 from sparse_probing.runs import stages
 from sparse_probing.schemas import VOLATILE_COLUMNS
+from sparse_probing.settings import DATA_VARIABLE
 from sparse_probing.store.filesystem import Location
 from sparse_probing.studying import StudyRuns
+from sparse_probing.warehouse import connect
+from sparse_probing.warehouse.publishing import Publisher
+from tasks.freeing import find_freeable, free
 
 ARTIFACTS = ("datasets", "activations", "results")
 
@@ -63,6 +70,23 @@ def test_the_files_equal_those_of_the_flow(
     assert modified(tmp_path) == before
 
 
+def test_every_run_leads_to_its_dataset_and_sizes_are_those_of_the_files(runs: StudyRuns, data: Path) -> None:
+    with runs.connect() as connection:
+        found = connection.execute(
+            "select run_id, count(distinct path) filter (where kind = 'dataset'), max(depth), min(input_name is not null) "
+            "from lineage group by run_id order by run_id"
+        ).fetchall()
+        artifacts = connection.execute("select path, kind, state, n_files, bytes, seconds from artifacts").fetchall()
+    assert found == [(run_id, 1, 2, True) for run_id in sorted(runs)]
+    assert sorted(kind for _, kind, *_ in artifacts) == ["activations"] * 2 + ["dataset"] * 2 + ["run"] * 2
+    for path, kind, state, n_files, size, seconds in artifacts:
+        folders = [*(data / "results").glob(f"*/{path.rsplit('/', 1)[-1]}")] if kind == "run" else [data / path]
+        files = [file for folder in folders for file in folder.rglob("*.parquet") if not file.name.startswith("times-")]
+        assert (n_files, size) == (len(files), sum(file.stat().st_size for file in files)), path
+        assert state == "finished"
+        assert seconds > 0
+
+
 def test_a_second_call_computes_nothing(
     runs: StudyRuns, data: Path, tiny_profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +115,82 @@ def test_what_is_missing_or_damaged_is_made_anew(
     mine, expected = artifact_files(copy), artifact_files(data)
     assert [name for name in expected if expected[name] != mine[name]] == []
     assert any(line.startswith("Warning: ") and "made anew" in line for line in said)
+
+
+def test_activations_of_published_runs_can_be_freed_and_come_back_for_other_probes(
+    runs: StudyRuns, data: Path, tmp_path: Path, tiny_profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    monkeypatch.setenv(DATA_VARIABLE, str(copy))
+    study = load_profile(str(tiny_profile))
+    before = artifact_files(copy)
+    assert find_freeable() == []
+    # A run that was interrupted may need any of them.
+    part = copy / "results" / "_running" / ("0" * 16) / "layer-00"
+    part.mkdir(parents=True)
+    assert find_freeable(activations=True) == []
+    shutil.rmtree(copy / "results" / "_running")
+    found = find_freeable(activations=True)
+    assert [one.why for one in found] == ["every run of it is published"] * len(study.collections)
+    free(found)
+    left = [name for name in artifact_files(copy) if name.startswith("activations/")]
+    assert [name.rsplit("/", 1)[-1] for name in left] == ["freed.json"] * len(study.collections)
+    plan = plan_study(study)
+    assert plan.is_finished
+    assert {one.state for pair in plan.pairs for one in pair.activations} == {"freed"}
+    with runs.connect() as connection:
+        known = dict(connection.execute("select path, bytes from artifacts").fetchall())
+    with connect(copy / "results.duckdb") as connection:
+        told = connection.execute("select path, state, bytes from artifacts where kind = 'activations'").fetchall()
+    assert [(state, size == known[path]) for path, state, size in told] == [("freed", True)] * len(study.collections)
+    assert run_study(study, data=copy, say=lambda line: None) == runs
+    assert find_freeable(activations=True) == []
+    # What is gone without having been freed is made anew, also where its run is finished.
+    whole = copy / str(plan.pairs[0].activations[0].path)
+    shutil.rmtree(whole)
+    assert not plan_study(study).is_finished
+    assert run_study(study, data=copy, say=lambda line: None) == runs
+    assert (whole / "manifest.json").is_file()
+    # Other probes need them: the same bytes again, and other runs beside those that were.
+    other = study.model_copy(update={"probing": study.probing.model_copy(update={"k_values": (1,)})})
+    assert not plan_study(other).pairs[1].is_extracted
+    assert not set(run_study(other, data=copy, say=lambda line: None)) & set(runs)
+    after = artifact_files(copy)
+    assert [name for name in before if before[name] != after.get(name)] == []
+
+
+def test_models_before_one_that_fails_are_published_and_a_study_publishes_once(
+    runs: StudyRuns, data: Path, tmp_path: Path, tiny_model: Path, tiny_profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, other = tmp_path / "data", tmp_path / "other"
+    shutil.copytree(data, copy)
+    shutil.copytree(tiny_model, other)
+    weights = safetensors.torch.load_file(tiny_model / "model.safetensors")
+    name = next(name for name in weights if "layers.1.mlp" in name and name.endswith("weight"))
+    safetensors.torch.save_file(
+        weights | {name: torch.full_like(weights[name], float("nan"))}, other / "model.safetensors", {"format": "pt"}
+    )
+    study = load_profile(str(tiny_profile))
+    study = study.model_copy(
+        update={"models": (*study.models, ModelSpec(id=str(other), name="other", dtype="float32"))}
+    )
+    published: list[Path] = []
+    publish = Publisher.publish
+    monkeypatch.setattr(Publisher, "publish", lambda self: published.append(publish(self)) or published[-1])
+    with pytest.raises(DataError, match="not finite numbers"):
+        run_study(study, data=copy, say=lambda line: None)
+    assert len(published) == 1
+    with connect(copy / "results.duckdb") as connection:
+        found = {run_id for (run_id,) in connection.execute("select run_id from runs").fetchall()}
+    assert found == set(runs)
+    # Mended, both are published in one go.
+    safetensors.torch.save_file(
+        weights | {name: weights[name].flip(0).contiguous()}, other / "model.safetensors", {"format": "pt"}
+    )
+    both = run_study(study, data=copy, say=lambda line: None)
+    assert len(both) == 2 * len(runs)
+    assert len(published) == 2
 
 
 def test_a_damaged_database_is_built_anew(runs: StudyRuns, data: Path, tmp_path: Path, tiny_profile: Path) -> None:

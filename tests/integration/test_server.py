@@ -11,8 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,62 +20,25 @@ import pytest
 from prefect.workers.process import ProcessWorker
 
 from flows.failures import ASK_SECONDS, FIRST_WORD_SECONDS
-from flows.own_server import password_file, read_state, running_server
-from flows.pool import AUTOMATION, HEARTBEAT, POOL, SILENT_SECONDS, automation, make_automation
-from flows.server_api import Server
-from sparse_probing.settings import Settings
-from tests.integration.conftest import free_port
+from flows.own_server import password_file, read_state
+from flows.pool import AUTOMATION, HEARTBEAT, POOL, SILENT_SECONDS, automation, make_automations
+from flows.services import WORKERS
+from sparse_probing.config import profile_names
+from sparse_probing.warehouse import connect, reads
+from tasks.assets import SCHEME
+from tests.integration.conftest import Cli, free_port
+from tests.integration.services import Services, other_study, services_in, wait_until
 
 ROOT = Path(__file__).parents[2]
-FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 FOREIGN = {"Origin": "http://page.example"}
 
-pytestmark = pytest.mark.slow
-
-
-@dataclass
-class Services:
-    """What `up` started for the tests of this file."""
-
-    data: Path
-    port: int
-    said: str
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(data_uri=str(self.data), local_dir=self.data, device="auto")
-
-    @property
-    def server(self) -> Server:
-        found = running_server(self.settings)
-        assert found is not None
-        return found
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        return next(one for one in self.server.ask("deployments/filter", {}) if one["name"] == name)
-
-    def wait_for(self, run_id: str) -> str:
-        """A flow run's last state."""
-        deadline = time.monotonic() + 900
-        while time.monotonic() < deadline:
-            state = str(self.server.ask(f"flow_runs/{run_id}")["state"]["type"])
-            if state in FINAL:
-                return state
-            time.sleep(1)
-        raise AssertionError((self.data / "logs" / "worker.log").read_text()[-3000:])
+pytestmark = [pytest.mark.slow, pytest.mark.platform]
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory, cli) -> Iterator[Services]:
-    data = tmp_path_factory.mktemp("services") / "data"
-    port = free_port()
-    try:
-        started = cli("up", "--port", str(port), data=data)
-        assert started.returncode == 0, started.stdout + started.stderr
-        yield Services(data, port, started.stdout)
-    finally:
-        stopped = cli("down", data=data)
-    assert stopped.stdout.count("stopped") == 2
+def services(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Iterator[Services]:
+    with services_in(tmp_path_factory.mktemp("services") / "data", cli) as started:
+        yield started
 
 
 def answer(
@@ -118,10 +80,56 @@ def test_what_up_says_works_as_it_stands_in_a_shell(
     wait_for_log(services, run_id, r"^Study tiny is done: runs 2, seconds")
     assert "Layer probed: model tiny-neox" in logged(services, run_id)
     keys = {artifact["key"] for artifact in services.server.ask("artifacts/filter", {})}
-    assert {"best-neurons", "study-summary", "validation-checks"} <= keys
-    assert any(key.startswith("extract-") for key in keys if key)
-    summaries = services.server.ask("artifacts/filter", {"artifacts": {"key": {"any_": ["study-summary"]}}})
+    assert {"best-neurons-tiny", "study-summary-tiny", "validation-checks-tiny"} <= keys
+    assert {"extract-text-features-tiny-tiny-neox", "build-text-features-tiny-tiny-neox"} <= keys
+    summaries = services.server.ask("artifacts/filter", {"artifacts": {"key": {"any_": ["study-summary-tiny"]}}})
     assert re.search(r"\| layer \d, neuron \d+ \|", summaries[0]["data"])
+    with connect(services.data / "results.duckdb") as connection:
+        (cost, *_) = reads.artifact_costs(connection)
+    assert f"| datasets | 2 | {cost.seconds:,.1f} | {cost.bytes:,} |" in summaries[0]["data"]
+    assert f"| database | {services.data}/results.duckdb |" in summaries[0]["data"]
+
+
+def test_what_was_made_from_what_is_told_once_as_assets(services: Services) -> None:
+    """Known of the database; no asset has the data folder in it."""
+    with connect(services.data / "results.duckdb") as connection:
+        known = connection.execute("select path, map_values(inputs) from artifacts").fetchall()
+    paths = {path for path, _ in known}
+    expected = {path: sorted(one for one in inputs if one in paths) for path, inputs in known}
+    wanted = {"filter": {"event": {"prefix": ["prefect.asset."]}}, "limit": 50}
+    found: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        nonlocal found
+        found = services.server.ask("events/filter", wanted)["events"]
+        return len(found) >= len(paths) + sum(map(len, expected.values()))
+
+    wait_until(told, pause_seconds=1.0)
+    made = [one for one in found if one["event"] == "prefect.asset.materialization.succeeded"]
+    upstream = {
+        one["resource"]["prefect.resource.id"]: sorted(
+            other["prefect.resource.id"].removeprefix(SCHEME)
+            for other in one["related"]
+            if other["prefect.resource.role"] == "asset"
+        )
+        for one in made
+    }
+    assert len(made) == len(upstream)
+    assert {key.removeprefix(SCHEME): inputs for key, inputs in upstream.items()} == expected
+    assert len(found) == len(made) + sum(map(len, expected.values()))
+    assert str(services.data) not in json.dumps(found)
+
+
+def test_a_wrong_profile_is_refused_when_it_is_asked_for(services: Services) -> None:
+    """The page offers the profiles of the package, and takes a path; a name of neither is no run that fails later."""
+    for deployment in ("study", "study-nightly", "datasets", "extract", "probe", "publish", "scan-checkpoints"):
+        found = services.deployment(deployment)
+        assert found["enforce_parameter_schema"]
+        offered, path = found["parameter_openapi_schema"]["properties"]["profile"]["anyOf"]
+        assert (offered["enum"], path["type"]) == (profile_names(), "string")
+        run = f"api/deployments/{found['id']}/create_flow_run"
+        code, _ = answer_with_token(services, run, {"parameters": {"profile": "dmeo"}})
+        assert code in (409, 422)
 
 
 def logged(services: Services, run_id: str) -> str:
@@ -188,7 +196,7 @@ def test_the_password_is_told_to_nobody(services: Services) -> None:
     for log in (services.data / "logs").iterdir():
         assert secret not in log.read_text(), log
     assert secret not in services.said
-    for name in ("server", "worker"):
+    for name in ("server", *WORKERS):
         one = psutil.Process(read_state(services.settings)[name]["pid"])
         for found in (one, *one.children(recursive=True)):
             assert secret not in " ".join(found.cmdline())
@@ -240,14 +248,6 @@ def answer_with_token(services: Services, path: str, body: Any) -> tuple[int, di
     return answer(services, "POST", path, body, password=password, headers=headers)
 
 
-def other_study(tiny_profile: Path, folder: Path, sequences: int) -> Path:
-    """A profile of a study that is not finished: with more sequences than that of `tiny_profile`."""
-    text = tiny_profile.read_text(encoding="utf-8")
-    profile = folder / "other.toml"
-    profile.write_text(text.replace("sequences_per_class = 24", f"sequences_per_class = {sequences}"), encoding="utf-8")
-    return profile
-
-
 def test_up_again_leaves_what_runs_and_mends_what_is_open(
     services: Services, cli, tiny_profile: Path, tmp_path: Path
 ) -> None:
@@ -297,7 +297,7 @@ def test_a_run_whose_process_is_gone_ends_as_crashed(
     assert made["trigger"]["within"] == SILENT_SECONDS
     # The same one with the least patience that there is; a second `up` leaves it as its owner wants it.
     server.ask(f"automations/{made['id']}", automation(10.0), method="PUT")
-    make_automation(server)
+    make_automations(server)
     (kept,) = server.ask("automations/filter", known)
     assert (kept["id"], kept["trigger"]["within"]) == (made["id"], 10.0)
     deployment = services.deployment("study")
@@ -362,14 +362,6 @@ def kill(pid: int) -> None:
     found = psutil.Process(pid)
     found.kill()
     found.wait(60)
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not done():
-        if time.monotonic() > deadline:
-            pytest.fail("it never came to that")
-        time.sleep(0.1)
 
 
 def test_a_server_that_is_away_for_a_while_fails_no_run(

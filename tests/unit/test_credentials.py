@@ -12,6 +12,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.failures import as_one_line
 from flows.logs import log_to_file
@@ -136,10 +137,9 @@ def test_logs_and_their_tracebacks_show_nothing(
 ) -> None:
     uri = f"s3://{KEY}:{ENCODED}@bucket/data"
     monkeypatch.setenv("SPARSE_PROBING_DATA", uri)
-    # A line outside of any flow, which Prefect would warn of.
-    monkeypatch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
     log = tmp_path / "logs" / "study.log"
-    with log_to_file(log):
+    # Prefect would warn of lines outside of any flow that it cannot send.
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}), log_to_file(log):
         logging.getLogger("prefect.task_runs").warning("data in %s with %r", uri, {"secret": SECRET})
         try:
             raise OSError(f"cannot reach {uri}: {SECRET}")

@@ -28,13 +28,14 @@ ROOMS = {
 }
 # Modules above the rooms, which look into several: beside BASE, a module may use these. No room may use them.
 ABOVE = {
+    "scanning": {"models", "planning", "store"},
     "preflight": {"activations", "datasets", "models", "probes", "store"},
     "profile_keys": {"datasets", "models", "probes"},
     "studying": {"activations", "datasets", "models", "planning", "preflight", "reports", "runs", "store", "warehouse"},
-    "planning": {"activations", "datasets", "models", "runs", "store", "warehouse"},
+    "planning": {"activations", "datasets", "models", "probes", "runs", "store", "warehouse"},
 }
 # Modules of flows that print: they ask the library for what they show.
-COMMANDS = {"cli", "commands", "studies"}
+COMMANDS = {"cli", "commands", "services", "studies"}
 HEAVY_ROOMS = {
     "torch": {"models", "activations", "neurons", "probes"},
     "transformers": {"models", "activations"},

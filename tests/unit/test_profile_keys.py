@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from sparse_probing.config import CollectionSpec, ExtractionSpec, ModelSpec, ProbingSpec, StudySpec, load_profile
+from sparse_probing.config import (
+    CheckpointsSpec,
+    CollectionSpec,
+    ExtractionSpec,
+    ModelSpec,
+    ProbingSpec,
+    StudySpec,
+    load_profile,
+)
 from sparse_probing.datasets.registry import collection_names, get_collection
 from sparse_probing.errors import InputError
 from sparse_probing.preflight import check_names, preflight
@@ -16,7 +24,7 @@ from sparse_probing.profile_keys import collection_page, keys, profile_text, tom
 from sparse_probing.settings import Settings
 
 SECTIONS = {"[[models]]": ModelSpec, "[[collections]]": CollectionSpec, "[extraction]": ExtractionSpec}
-SECTIONS |= {"[probing]": ProbingSpec}
+SECTIONS |= {"[probing]": ProbingSpec, "[checkpoints]": CheckpointsSpec}
 
 
 def sections(text: str) -> dict[str, dict[str, str]]:
@@ -39,7 +47,7 @@ def test_every_field_of_every_spec_is_in_a_new_profile() -> None:
     found = sections(profile_text(Path("mine.toml")))
     for heading, spec in SECTIONS.items():
         assert set(spec.model_fields) - {"options"} <= set(found[heading]), heading
-    plain = set(StudySpec.model_fields) - {"models", "collections", "extraction", "probing"}
+    plain = set(StudySpec.model_fields) - {"models", "collections", "extraction", "probing", "checkpoints"}
     assert set(found[""]) == plain
     for name in collection_names():
         assert set(found[f"{name} options"]) == set(get_collection(name).options_model.model_fields), name
@@ -57,12 +65,16 @@ def test_each_line_is_toml_and_a_default_changes_nothing(tmp_path: Path) -> None
     plain = load_profile(str(path))
     lines = text.splitlines()
     own = lines.index("#[[collections]]")
-    resumed = lines.index("[extraction]")
+    resumed, last = lines.index("[extraction]"), lines.index("#[checkpoints]")
     for number, line in enumerate(lines):
         if not line.startswith("#") or line.startswith(("# ", "#[")):
             continue
         tomllib.loads(line[1:])
-        if own < number < resumed or "absent by default" in " ".join(lines[max(0, number - 4) : number]):
+        if (
+            own < number < resumed
+            or number > last
+            or "absent by default" in " ".join(lines[max(0, number - 4) : number])
+        ):
             continue
         path.write_text("\n".join([*lines[:number], line[1:], *lines[number + 1 :]]), encoding="utf-8")
         changed = load_profile(str(path))
@@ -70,6 +82,17 @@ def test_each_line_is_toml_and_a_default_changes_nothing(tmp_path: Path) -> None
             get_collection(spec.collection).resolve(spec)
         ignored = {"collections": {0: {"options"}}}
         assert changed.model_dump(exclude=ignored) == plain.model_dump(exclude=ignored), line
+
+
+def test_a_section_that_is_absent_by_default_can_be_set(tmp_path: Path) -> None:
+    lines = profile_text(Path("mine.toml")).splitlines()
+    last = lines.index("#[checkpoints]")
+    keys = [line[1:] for line in lines[last:] if line.startswith("#") and not line.startswith("# ")]
+    path = tmp_path / "series.toml"
+    path.write_text("\n".join([*lines[:last], *(key for key in keys if not key.startswith("hub"))]), encoding="utf-8")
+    checkpoints = load_profile(str(path)).checkpoints
+    assert checkpoints is not None
+    assert checkpoints.model_dump(exclude={"folder"}) == CheckpointsSpec(folder="any").model_dump(exclude={"folder"})
 
 
 def test_a_new_profile_can_be_run(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from sparse_probing.activations import Selection, extract, extract_dataset
 from sparse_probing.activations.capture import Capture, TokenBatch
+from sparse_probing.activations.extraction import extract_datasets
 from sparse_probing.activations.naming import activations_digest
 from sparse_probing.config import ExtractionSpec
 from sparse_probing.errors import ArtifactError, DataError, InputError
@@ -292,6 +293,34 @@ def test_machines_that_share_an_extraction_make_what_one_makes(
     assert read_manifest(shared).files == read_manifest(alone).files
     with pytest.raises(InputError, match="Shard 3 of 3"):
         extract_dataset(dataset, resolved, spec, root=root, shard=(3, 3))
+
+
+@pytest.mark.parametrize("ranges_first", [True, False])
+def test_parts_need_nothing_of_each_other(tmp_path: Path, resolved: ResolvedModel, ranges_first: bool) -> None:
+    sequences = random_sequences(60)
+    dataset = write_dataset(tmp_path / "dataset", sequences, labelled(sequences))
+    spec = ExtractionSpec(shard_tokens=60, batch_tokens=48, calibration_rows=60)
+    alone = extract_dataset(dataset, resolved, spec, root=Location.open(tmp_path / "alone"))
+    root = Location.open(tmp_path / "shared")
+
+    def markers(folder: Location) -> list[str]:
+        return [path.name for path in sorted(Path(folder.path).rglob("*.json")) if "staging" not in str(path)]
+
+    if ranges_first:
+        (shared,) = extract_datasets(dataset, resolved, [spec], root=root, only_ranges=True)
+        # The shards that they are taken from are finished, and no other.
+        n_calibration = len(markers(shared))
+        assert 0 < n_calibration < read_manifest(alone).facts["n_shards"]
+    # One after the other, in any order: nobody waits.
+    for part in (2, 0, 1):
+        (shared,) = extract_datasets(dataset, resolved, [spec], root=root, shard=(part, 3))
+        assert (find_manifest(shared) is not None) == (part == 1)
+    assert read_manifest(shared).files == read_manifest(alone).files
+    assert read_manifest(shared).facts == read_manifest(alone).facts
+    # All is there: taking the ranges again does nothing.
+    before = markers(shared)
+    extract_datasets(dataset, resolved, [spec], root=root, only_ranges=True)
+    assert markers(shared) == before
 
 
 def test_next_token_reads_the_position_before_and_keeps_the_label_s_row(

@@ -12,6 +12,7 @@ import pytest
 from sparse_probing.config import ModelSpec
 from sparse_probing.errors import InputError
 from sparse_probing.models.checkpoints import Checkpoint, list_checkpoints
+from sparse_probing.models.sources import find_local
 from tests.tiny import random_model
 
 
@@ -25,12 +26,24 @@ def test_subfolders_in_order_of_step(tmp_path: Path) -> None:
     assert list_checkpoints(ModelSpec(id=str(tmp_path))) == [Checkpoint("step64", 64), Checkpoint("step1000", 1000)]
 
 
+def test_a_folder_that_begins_with_a_dot_is_still_being_written(tmp_path: Path) -> None:
+    random_model("llama").save_pretrained(tmp_path / ".step-000002.unfinished")
+    random_model("llama").save_pretrained(tmp_path / "step-000001")
+    spec = ModelSpec(id=str(tmp_path))
+    assert list_checkpoints(spec) == [Checkpoint("step-000001", 1)]
+    # The one model in the folder.
+    assert find_local(spec).path == tmp_path.resolve() / "step-000001"
+    (tmp_path / "step-000001").rename(tmp_path / ".step-000001")
+    with pytest.raises(InputError, match="holds no model"):
+        find_local(spec)
+
+
 def test_branches_and_tags_of_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     refs = SimpleNamespace(
-        branches=[SimpleNamespace(name=name) for name in ("main", "step3000", "step1")],
-        tags=[SimpleNamespace(name="checkpoint-20")],
+        branches=[SimpleNamespace(name=name, target_commit="0" * 40) for name in ("main", "step3000", "step1")],
+        tags=[SimpleNamespace(name="checkpoint-20", target_commit="1" * 40)],
     )
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_refs", lambda self, repository: refs)
     assert [checkpoint.step for checkpoint in list_checkpoints(ModelSpec(id="lab/model"))] == [1, 20, 3000]

@@ -232,11 +232,22 @@ def test_every_score_stands_with_its_direction_and_what_it_rests_on(wide: Path) 
     assert "0.000123" in page.texts
     assert page.texts.count("200, 40") == page.texts.count("20, 15") == 12
     rests = "200 rows (40 positive) of 20 groups (15 with positives)"
-    assert text.count(rests) == 2 * 3 * 2  # charts and baselines
+    assert text.count(rests) == 2 * 3 * 2 + 3  # charts and baselines, and charts of the series
     cells = [attributes["title"] or "" for attributes in page.all("td") if "title" in attributes]
     assert len(cells) == 2 * 3 * N_LAYERS
     assert all("(falls)" in title and rests in title for title in cells)
     assert page.texts.count("↓") == 2 * 3 * N_LAYERS
+
+
+def test_a_series_has_a_chart_for_each_feature(wide: Path, text: str) -> None:
+    section = wide.read_text(encoding="utf-8").split('<section id="checkpoints">')[1].split("</section>")[0]
+    assert re.findall(r'aria-label="Test MCC over training steps for (\w+)"', section) == ["digit", LONG, "x" * 60]
+    assert section.count('class="line last"') == 3 + 1  # the legend has one
+    assert section.count("step2000, layer 0, neuron 16000 (falls): test MCC -0.250 [-0.500, -0.125]") == 3
+    assert "2 checkpoints, step1000 to step2000" in section
+    assert "<summary>6 rows:" in section
+    # Two runs of one revision each, of two models: no series.
+    assert 'id="checkpoints"' not in text
 
 
 def test_layers_that_do_not_fit_side_by_side_go_below_one_another() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.progress import Lines
+from tasks.progress import Lines, artifact_key, step_of
 
 
 class Watch:
@@ -61,3 +61,11 @@ def test_work_done_before_does_not_shorten_what_is_left() -> None:
     watch.lines.show("Extract", 950, 1000, "tokens")
     watch.after(20)
     assert watch.said[-1].endswith("950 of 1,000 tokens, 40 s left")
+
+
+def test_keys_tell_studies_models_revisions_and_parts_apart() -> None:
+    steps = [("tiny", "main", None), ("tiny", "step1000", None), ("tiny", "main", (0, 2)), ("tiny", "main", (1, 2))]
+    keys = [artifact_key("Extract text_features", study, step_of(*step)) for study in ("a", "b") for step in steps]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == "extract-text-features-a-tiny"
+    assert keys[3] == "extract-text-features-a-tiny-part-1-of-2"

@@ -108,9 +108,11 @@ def test_checkpoints_are_compared_where_they_share_their_rows(working: Path) -> 
         "update test_labels set truth = (select truth from test_labels where run_id = 'r1') where run_id = 'r2'"
     )
     con.close()
-    assert compare(working, intervals) == 1
-    low, high = difference_interval(TRUTH, OTHER, BEST, GROUPS, n_bootstrap=300)
-    assert rows(working)[1] == ("0/1", "r1", "0/0", pytest.approx(low[0]), pytest.approx(high[0]))
+    # The best neurons of both, and the later one with itself; the later run has no prediction of the earlier one.
+    assert compare(working, intervals) == 2
+    for place, (probe_id, earlier) in enumerate([("0/0", BEST), ("0/1", OTHER)], 1):
+        low, high = difference_interval(TRUTH, OTHER, earlier, GROUPS, n_bootstrap=300)
+        assert rows(working)[place] == ("0/1", "r1", probe_id, pytest.approx(low[0]), pytest.approx(high[0]))
     forget_runs(working, ["r1"])
     assert rows(working) == []
 
