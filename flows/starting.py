@@ -124,7 +124,10 @@ def _tag_this_run(names: list[str]) -> None:
     if context is None or context.flow_run is None:
         return
     with get_client(sync_client=True) as client:
-        client.update_flow_run(context.flow_run.id, tags={*context.flow_run.tags, *names})
+        tags = {*context.flow_run.tags, *names}
+        client.update_flow_run(context.flow_run.id, tags=tags)
+    # What runs inside looks here for the study's name (`tasks.progress`), not at the server.
+    context.flow_run.tags = sorted(tags)
 
 
 @contextmanager

@@ -284,9 +284,9 @@ def artifact_key(*parts: str) -> str:
 
 
 def _study() -> str:
-    """Name of the study that the task's run belongs to, by its tags (`flows.starting.tags_of`); empty where it has none."""
-    context = TaskRunContext.get()
-    tags = context.task_run.tags if context is not None else ()
+    """Name of the study that the flow's run belongs to, by its tags (`flows.starting.tags_of`); empty where it has none."""
+    context = FlowRunContext.get()
+    tags = context.flow_run.tags if context is not None and context.flow_run is not None else ()
     return next((tag.removeprefix(STUDY_TAG) for tag in tags if tag.startswith(STUDY_TAG)), "")
 
 

@@ -98,6 +98,15 @@ def test_no_task_is_tried_twice(finished_study: Finished, prefect_server: str) -
     assert Server(prefect_server).ask("events/filter", {"filter": retries})["events"] == []
 
 
+def test_the_page_shows_progress_by_step_study_and_model(finished_study: Finished, prefect_server: str) -> None:
+    wanted = {"flow_runs": {"id": {"any_": [str(run_id) for run_id in finished_study.flow_run_ids]}}}
+    found = Server(prefect_server).ask("artifacts/filter", wanted)
+    progress = {one["key"]: float(one["data"]) for one in found if one["type"] == "progress"}
+    collections = ("natural-lang-id", "text-features")
+    assert {f"{step}-{one}-tiny-tiny-neox" for step in ("build", "extract") for one in collections} <= set(progress)
+    assert set(progress.values()) == {100.0}
+
+
 def test_runs_log_what_they_did_and_the_terminal_does_not(finished_study: Finished, prefect_server: str) -> None:
     log_filter = LogFilter(flow_run_id=LogFilterFlowRunId(any_=finished_study.flow_run_ids))
     with SyncPrefectClient(api=prefect_server) as client:
