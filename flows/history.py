@@ -10,8 +10,6 @@ from sparse_probing.credentials import without_secrets
 
 STAGES = ("datasets", "extract", "probe", "publish")
 COLUMNS = ("run", "state", "started_at", "seconds", *(f"{stage}_seconds" for stage in STAGES), "parts", "message")
-# The server answers with so many runs at a time.
-_PAGE = 200
 
 
 def study_runs(server: Server, *, limit: int) -> list[dict[str, Any]]:
@@ -20,22 +18,17 @@ def study_runs(server: Server, *, limit: int) -> list[dict[str, Any]]:
     Seconds of a stage are summed over models; ``parts`` counts runs that shared the work, started again ones too. Runs that
     have not begun are left out.
     """
-    flows = {one["id"]: one["name"] for one in server.ask("flows/filter", {})}
-    ours = {name: [key for key, found in flows.items() if found == name] for name in ("study", *STAGES)}
-    flow_ids = [key for keys in ours.values() for key in keys]
+    flows = {one["id"]: one["name"] for one in server.ask_all("flows/filter", {})}
+    flow_ids = [key for key, name in flows.items() if name in ("study", *STAGES)]
     if not flow_ids:
         return []
     wanted = {
         "flows": {"id": {"any_": flow_ids}},
         "flow_runs": {"parent_task_run_id": {"is_null_": True}, "start_time": {"is_null_": False}},
         "sort": "START_TIME_DESC",
-        "limit": min(limit, _PAGE),
     }
-    runs = server.ask("flow_runs/filter", wanted)
-    inside: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        inside[run["id"]] = _inside(server, run["id"])
-    return [_row(run, inside[run["id"]], flows) for run in runs]
+    runs = server.ask_all("flow_runs/filter", wanted, most=limit)
+    return [_row(run, _inside(server, run["id"]), flows) for run in runs]
 
 
 def _inside(server: Server, run_id: str) -> list[dict[str, Any]]:
@@ -43,8 +36,7 @@ def _inside(server: Server, run_id: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     above = [run_id]
     while above:
-        wanted = {"flow_runs": {"parent_flow_run_id": {"any_": above}}, "limit": _PAGE}
-        below = server.ask("flow_runs/filter", wanted)
+        below = server.ask_all("flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": above}}})
         found += below
         above = [run["id"] for run in below]
     return found

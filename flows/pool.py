@@ -97,7 +97,7 @@ def deploy_all(server: Server, environment: dict[str, str]) -> None:
     make_reporting(server, list(POOLS))
     say("Trouble   failed checks and runs are listed as artifact `trouble` at Prefect's page")
     off = []
-    deployments = server.ask("deployments/filter", {})
+    deployments = server.ask_all("deployments/filter", {})
     for deployment in deployments:
         for schedule in deployment["schedules"]:
             if (deployment["name"], str(schedule["schedule"])) in turned_on:
@@ -130,8 +130,7 @@ def watchable(profile: str) -> tuple[Path, StudySpec]:
 
 def watch_checkpoints(server: Server, profile: Path, study: StudySpec, *, seconds: int = 30) -> None:
     """Make a deployment of the scan for a profile, with its schedule turned on; one that there is gets the new interval."""
-    known = {one["name"]: one for one in server.ask("deployments/filter", {})}
-    base = known.get("scan-checkpoints")
+    base = server.find("deployments/name/scan-checkpoints/scan-checkpoints")
     if base is None:
         raise InputError("The server has no deployment scan-checkpoints.", remedy="Run: sparse-probing deploy")
     copied = ("flow_id", "work_pool_name", "work_queue_name", "entrypoint", "path", "pull_steps", "version")
@@ -296,7 +295,7 @@ def child_environment(server: Server) -> dict[str, str]:
 def _active_schedules(server: Server) -> set[tuple[str, str]]:
     return {
         (deployment["name"], str(schedule["schedule"]))
-        for deployment in server.ask("deployments/filter", {})
+        for deployment in server.ask_all("deployments/filter", {})
         for schedule in deployment["schedules"]
         if schedule["active"]
     }

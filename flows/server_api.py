@@ -21,6 +21,8 @@ ASK_SECONDS = 90.0
 BUSY = (429, 502, 503)
 TRIES = 6
 PASSWORD_FILE = "prefect-password"
+# A filter is answered with so many entries at a time.
+PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,17 @@ class Server:
             return self._send_until_done(path, body, method)
         except urllib.error.HTTPError as error:
             raise self._refusal(error.code, path, _detail(error)) from error
+
+    def ask_all(self, path: str, body: dict[str, Any], *, most: int | None = None) -> list[dict[str, Any]]:
+        """All that a filter finds, page by page, or the first `most`; raises as `ask`."""
+        found: list[dict[str, Any]] = []
+        while most is None or len(found) < most:
+            size = PAGE if most is None else min(PAGE, most - len(found))
+            page = self.ask(path, body | {"limit": size, "offset": len(found)})
+            found += page
+            if len(page) < size:
+                break
+        return found
 
     def find(self, path: str) -> Any:
         """What the API answers to GET; None if there is no such thing. Raises as `ask` does."""

@@ -24,7 +24,7 @@ from tasks.events import tell
 from tasks.locations import data_root
 from tasks.logs import log
 from tasks.policies import POLICY
-from tasks.progress import artifact_key
+from tasks.progress import STUDY_TAG, artifact_key
 
 DEPLOYMENT = "study/study-checkpoint"
 # A checkpoint whose study failed or crashed so often is left alone until its files or its study change.
@@ -149,7 +149,7 @@ def _start(study: StudySpec, one: Checkpoint, attempt: int, tags: list[str]) -> 
             timeout=0,
             as_subflow=False,
             flow_run_name=f"study {study.name}: {model.short_name} at {one.revision}",
-            tags=[*tags, f"study: {study.name}", f"model: {model.short_name}", f"revision: {one.revision}"],
+            tags=[*tags, f"{STUDY_TAG}{study.name}", f"model: {model.short_name}", f"revision: {one.revision}"],
             idempotency_key=f"{one.key}/{attempt}",
         )
     except ObjectNotFound as error:

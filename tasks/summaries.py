@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.progress import artifact_key
+
 if TYPE_CHECKING:
     from sparse_probing.warehouse.reads import ArtifactCost, BestNeuron, BestTargetProbe, Check
 
@@ -71,7 +73,8 @@ def _features(summary: Summary) -> list[str]:
         )
         for row in summary.neurons
     ]
-    more = _more(len(rows), "features: artifact best-neurons, and view best_neuron_per_feature")
+    where = f"features: artifact {artifact_key('best-neurons', summary.study)}, and view best_neuron_per_feature"
+    more = _more(len(rows), where)
     return [f"{len(rows)} features probed.", "", *_table(header, rows[:MOST_ROWS]), *more]
 
 
@@ -100,7 +103,8 @@ def _checks(summary: Summary) -> list[str]:
         return ["## Checks", "", "All passed."]
     rows = [(one.name, one.severity, one.run_id, one.violations, one.detail or "") for one in summary.failed]
     header = ("failed check", "severity", "run", "violations", "found first")
-    return ["## Checks", "", *_table(header, rows[:MOST_ROWS]), *_more(len(rows), "failed: artifact validation-checks")]
+    more = _more(len(rows), f"failed: artifact {artifact_key('validation-checks', summary.study)}")
+    return ["## Checks", "", *_table(header, rows[:MOST_ROWS]), *more]
 
 
 def _costs(costs: Sequence[ArtifactCost]) -> list[str]:

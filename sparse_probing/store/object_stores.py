@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 
 # `FileSystem.type_name` of stores where an object appears in one step, and no folder has to be made for it.
 TYPES = frozenset({"s3", "gcs"})
-# Each wait is twice the one before, from 25 ms: 102 s in all, and 0.8 s.
+# Each wait is twice the one before, from 50 ms: 102 s in all, and 0.8 s.
 PATIENT_ATTEMPTS, IMPATIENT_ATTEMPTS = 12, 5
 KEPT_BYTES, KEPT_OBJECT_BYTES = 64 << 20, 4 << 20
 

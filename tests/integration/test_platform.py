@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from flows.history import study_runs
 from flows.own_server import read_state
 from flows.pool import CPU_POOL, GPU_POOL
 from sparse_probing import run_study, scanning
@@ -67,6 +68,8 @@ def test_a_study_in_parts_makes_what_one_process_makes(services: Services, tiny_
         # At the page they are inside of the study.
         assert all(run["parent_task_run_id"] for run in runs)
         assert all({"study: tiny", "model: tiny-neox"} <= set(run["tags"]) for run in runs)
+    (row,) = (row for row in study_runs(services.server, limit=50) if row["parts"])
+    assert (row["state"], row["parts"]) == ("Completed", 7)
     # Each tag of a task costs it questions to the server.
     tasks = services.server.ask("task_runs/filter", {"limit": 200})
     assert tasks

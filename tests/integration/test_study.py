@@ -22,6 +22,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFi
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.history import STAGES, study_runs
 from flows.server_api import Server
 from sparse_probing import schemas
 
@@ -105,6 +106,20 @@ def test_the_page_shows_progress_by_step_study_and_model(finished_study: Finishe
     collections = ("natural-lang-id", "text-features")
     assert {f"{step}-{one}-tiny-tiny-neox" for step in ("build", "extract") for one in collections} <= set(progress)
     assert set(progress.values()) == {100.0}
+
+
+def test_a_study_is_listed_with_the_time_of_each_stage(finished_study: Finished, prefect_server: str) -> None:
+    (root,) = (run for run in finished_study.flow_runs if run.parent_task_run_id is None)
+    began = root.start_time.strftime("%Y-%m-%d %H:%M:%S")
+    listed = study_runs(Server(prefect_server), limit=1000)
+    (row,) = (row for row in listed if (row["run"], row["started_at"]) == (root.name, began))
+    assert (row["run"], row["state"], row["parts"], row["message"]) == ("study tiny: tiny-neox", "Completed", 0, "")
+    inside = {run.name.split()[0]: run.total_run_time.total_seconds() for run in finished_study.flow_runs}
+    assert set(inside) == {"study", *STAGES}
+    assert row["seconds"] == pytest.approx(inside["study"], abs=0.06)
+    for stage in STAGES:
+        assert row[f"{stage}_seconds"] == pytest.approx(inside[stage], abs=0.06)
+    assert study_runs(Server(prefect_server), limit=1) == listed[:1]
 
 
 def test_runs_log_what_they_did_and_the_terminal_does_not(finished_study: Finished, prefect_server: str) -> None:

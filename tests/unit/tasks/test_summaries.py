@@ -56,7 +56,7 @@ def test_what_differs_is_told_and_what_is_too_long_is_named(snapshot: Path) -> N
     assert "| feature | model | neuron |" in text
     assert "| model\\|b |" in text
     assert text.count("| layer ") == MOST_ROWS
-    assert f"and {60 - MOST_ROWS} more features: artifact best-neurons" in text
+    assert f"and {60 - MOST_ROWS} more features: artifact best-neurons-demo, and view" in text
 
 
 def test_failed_checks_have_name_and_what_was_found(snapshot: Path) -> None:
